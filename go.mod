@@ -1,0 +1,3 @@
+module github.com/redislock-operator/redislock-operator
+
+go 1.26.0
