@@ -1,0 +1,109 @@
+package v1alpha1
+
+// ReleaseFinalizer keeps a RedisLock that is being deleted until this cluster
+// has given its lease back, or has let it lapse.
+const ReleaseFinalizer = "redislock.io/release"
+
+// ConditionType is the type of a condition in a RedisLock's status.
+type ConditionType string
+
+const (
+	// ConditionReady says whether the operator can work with this lock: its
+	// store is known and answers, and its key is allowed.
+	ConditionReady ConditionType = "Ready"
+
+	// ConditionAcquired says whether this cluster holds the lock, and where it
+	// does not, why.
+	ConditionAcquired ConditionType = "Acquired"
+
+	// ConditionSpecDiffers is true while another cluster uses this key with
+	// other settings: clusters that disagree can break exclusion silently.
+	ConditionSpecDiffers ConditionType = "SpecDiffers"
+
+	// ConditionStoreSafe says whether the Redis behind the lock is set up in a
+	// way that keeps locks; Unknown where the operator may not look.
+	ConditionStoreSafe ConditionType = "StoreSafe"
+)
+
+// ConditionReason is the reason of a condition in a RedisLock's status.
+type ConditionReason string
+
+// Reasons of Ready. Those from StoreUnreachable on say what stands in the way,
+// and are reasons of Acquired=False as well.
+const (
+	// ReasonOperational: the store answers and the lock can be worked with.
+	ReasonOperational ConditionReason = "Operational"
+
+	// ReasonStoreUnreachable: Redis does not answer.
+	ReasonStoreUnreachable ConditionReason = "StoreUnreachable"
+
+	// ReasonStoreUnknown: spec.store names a store that is not in the
+	// configuration of this cluster's operator.
+	ReasonStoreUnknown ConditionReason = "StoreUnknown"
+
+	// ReasonStoreInvalid: the configuration of the store cannot be used, for
+	// instance because its URL does not parse or a file it names is missing.
+	ReasonStoreInvalid ConditionReason = "StoreInvalid"
+
+	// ReasonStoreRefused: Redis answers and refuses, because of the user name,
+	// the password or what they may do.
+	ReasonStoreRefused ConditionReason = "StoreRefused"
+
+	// ReasonKeyNotAllowed: the key lies outside the prefix of the object's
+	// namespace, and the operator's key policy does not allow it.
+	ReasonKeyNotAllowed ConditionReason = "KeyNotAllowed"
+
+	// ReasonCorruptFence: the lock's fencing counter in Redis holds a value
+	// that cannot be true, so no grant is made from it.
+	ReasonCorruptFence ConditionReason = "CorruptFence"
+
+	// ReasonDuplicateIdentity: another process acts with this cluster's
+	// identity, so this one has stepped down.
+	ReasonDuplicateIdentity ConditionReason = "DuplicateIdentity"
+
+	// ReasonDeleting: the object is being deleted and the lease given back.
+	ReasonDeleting ConditionReason = "Deleting"
+)
+
+// Reasons of Acquired.
+const (
+	// ReasonHeldHere: this cluster holds the lock.
+	ReasonHeldHere ConditionReason = "HeldHere"
+
+	// ReasonHeldElsewhere: another cluster or program holds the lock.
+	ReasonHeldElsewhere ConditionReason = "HeldElsewhere"
+
+	// ReasonCompeting: nobody is known to hold the lock, and this cluster is
+	// trying to.
+	ReasonCompeting ConditionReason = "Competing"
+
+	// ReasonPaused: spec.paused names this cluster, so it stays out.
+	ReasonPaused ConditionReason = "Paused"
+
+	// ReasonQuarantined: Redis lost acknowledged writes, so a grant that it no
+	// longer knows may still be alive; this cluster waits one full expiry.
+	ReasonQuarantined ConditionReason = "Quarantined"
+)
+
+// Reasons of SpecDiffers.
+const (
+	// ReasonSpecsAgree: the clusters that use this key do so with equal
+	// settings, as far as is known here.
+	ReasonSpecsAgree ConditionReason = "SpecsAgree"
+
+	// ReasonSpecsDiffer: another cluster uses this key with other settings.
+	ReasonSpecsDiffer ConditionReason = "SpecsDiffer"
+)
+
+// Reasons of StoreSafe.
+const (
+	// ReasonStoreSafe: nothing was found that endangers locks.
+	ReasonStoreSafe ConditionReason = "StoreSafe"
+
+	// ReasonStoreDangerous: a setting was found that can lose or double locks;
+	// the message names it and its remedy.
+	ReasonStoreDangerous ConditionReason = "StoreDangerous"
+
+	// ReasonStoreUnverified: the operator could not read the settings.
+	ReasonStoreUnverified ConditionReason = "StoreUnverified"
+)
