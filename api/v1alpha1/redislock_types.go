@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"time"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -9,6 +11,7 @@ import (
 const (
 	DefaultStore = "default"
 	DefaultHold  = HoldAlways
+	DefaultLease = 30 * time.Second
 )
 
 // HoldPolicy says when a cluster competes for a lock.
@@ -37,7 +40,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="has(self.key) == has(oldSelf.key) && (!has(self.key) || self.key == oldSelf.key)",message="key cannot be changed, added or removed, for the lease is held under it: delete this RedisLock and create one with the other key",fieldPath=".key",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="has(self.store) == has(oldSelf.store) && (!has(self.store) || self.store == oldSelf.store)",message="store cannot be changed, for the lease is held in it: delete this RedisLock and create one with the other store",fieldPath=".store",reason=FieldValueForbidden
-// +kubebuilder:validation:XValidation:rule="!has(self.renewEvery) || !has(self.lease) || !self.renewEvery.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') || !self.lease.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') || self.renewEvery == '' || self.lease == '' || duration(self.renewEvery) + duration(self.renewEvery) <= duration(self.lease)",message="renewEvery must be at most half of lease, so that one failed renewal can be repeated in time: shorten renewEvery, lengthen lease, or leave renewEvery out to get a third of lease",fieldPath=".renewEvery"
+// +kubebuilder:validation:XValidation:rule="!has(self.renewEvery) || !has(self.lease) || !self.renewEvery.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') || !self.lease.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') || self.renewEvery == ” || self.lease == ” || duration(self.renewEvery) + duration(self.renewEvery) <= duration(self.lease)",message="renewEvery must be at most half of lease, so that one failed renewal can be repeated in time: shorten renewEvery, lengthen lease, or leave renewEvery out to get a third of lease",fieldPath=".renewEvery"
 type RedisLockSpec struct {
 	// key is the key in Redis under which the lock lives. Everyone who uses
 	// the same key in the same store competes for the same lock, also programs

@@ -66,6 +66,23 @@ func parseToken(value string) (token, bool) {
 	return token{identity: identity, nonce: nonce, sequence: sequence, stopped: stopped, fence: fence}, true
 }
 
+// TokenInfo is what a token of this package says.
+type TokenInfo struct {
+	Identity string
+	// Nonce names the process within the identity.
+	Nonce string
+	Fence uint64
+	// Stopped: its process has left the grant for another to Adopt.
+	Stopped bool
+}
+
+// ParseToken reads a value found at a key; it answers false for one that is not a
+// token of this package.
+func ParseToken(value string) (TokenInfo, bool) {
+	t, ok := parseToken(value)
+	return TokenInfo{Identity: t.identity, Nonce: t.nonce, Fence: t.fence, Stopped: t.stopped}, ok
+}
+
 // HashToken shortens a token to something that may be shown: the token itself is
 // the right to release.
 func HashToken(value string) string {
