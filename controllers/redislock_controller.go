@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -177,7 +178,7 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 	if err := r.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(apply), client.FieldOwner(statusOwner), client.ForceOwnership); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	measureTransitions(object, after.Transitions-before.Transitions)
+	measureTransitions(object, ptr.Deref(after.Transitions, 0)-ptr.Deref(before.Transitions, 0))
 	for _, event := range eventsOf(before, after) {
 		r.Recorder.Eventf(v.lock, nil, event.Type, string(event.Reason), string(event.Action), "%s", event.Message)
 	}

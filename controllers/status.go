@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/campaign"
@@ -50,7 +51,6 @@ func (v view) status() v1alpha1.RedisLockStatus {
 		State:              v1alpha1.StateFree,
 		Key:                v.key,
 		FencingToken:       max(before.FencingToken, int64(v.observation.Fence)),
-		Transitions:        before.Transitions,
 		History:            history(v.observation.History, before.History),
 	}
 	if v.observation.Held {
@@ -66,13 +66,11 @@ func (v view) status() v1alpha1.RedisLockStatus {
 			status.Holder.TokenHash = h.TokenHash
 		}
 	}
-	was := before.State
-	if was == "" {
-		was = v1alpha1.StateFree
+	transitions := ptr.Deref(before.Transitions, 0)
+	if (before.State == v1alpha1.StateAcquired) != (status.State == v1alpha1.StateAcquired) {
+		transitions++
 	}
-	if was != status.State {
-		status.Transitions++
-	}
+	status.Transitions = &transitions
 	for _, verdict := range []verdict{v.ready(), v.acquired(), v.specDiffers(), v.storeSafe()} {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
 			Type: string(verdict.kind), Status: verdict.status, Reason: string(verdict.reason), Message: verdict.message,
@@ -150,9 +148,9 @@ func history(grants []redislock.Grant, before []v1alpha1.LockGrant) []v1alpha1.L
 
 // seconds cuts a time to what the API keeps, so that what is read back compares
 // equal.
-func seconds(t time.Time) metav1.Time {
+func seconds(t time.Time) *metav1.Time {
 	if t.IsZero() {
-		return metav1.Time{}
+		return nil
 	}
-	return metav1.NewTime(t.Truncate(time.Second).Local())
+	return new(metav1.NewTime(t.Truncate(time.Second).Local()))
 }

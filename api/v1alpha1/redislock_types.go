@@ -40,7 +40,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="has(self.key) == has(oldSelf.key) && (!has(self.key) || self.key == oldSelf.key)",message="key cannot be changed, added or removed, for the lease is held under it: delete this RedisLock and create one with the other key",fieldPath=".key",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="has(self.store) == has(oldSelf.store) && (!has(self.store) || self.store == oldSelf.store)",message="store cannot be changed, for the lease is held in it: delete this RedisLock and create one with the other store",fieldPath=".store",reason=FieldValueForbidden
-// +kubebuilder:validation:XValidation:rule="!has(self.renewEvery) || !has(self.lease) || !self.renewEvery.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') || !self.lease.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') || self.renewEvery == ” || self.lease == ” || duration(self.renewEvery) + duration(self.renewEvery) <= duration(self.lease)",message="renewEvery must be at most half of lease, so that one failed renewal can be repeated in time: shorten renewEvery, lengthen lease, or leave renewEvery out to get a third of lease",fieldPath=".renewEvery"
+// +kubebuilder:validation:XValidation:rule="!has(self.renewEvery) || !has(self.lease) || !self.renewEvery.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') || !self.lease.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') || size(self.renewEvery) == 0 || size(self.lease) == 0 || duration(self.renewEvery) + duration(self.renewEvery) <= duration(self.lease)",message="renewEvery must be at most half of lease, so that one failed renewal can be repeated in time: shorten renewEvery, lengthen lease, or leave renewEvery out to get a third of lease",fieldPath=".renewEvery"
 type RedisLockSpec struct {
 	// key is the key in Redis under which the lock lives. Everyone who uses
 	// the same key in the same store competes for the same lock, also programs
@@ -62,7 +62,7 @@ type RedisLockSpec struct {
 	// operator's configuration. It must mean the same Redis in every cluster.
 	// It cannot be changed.
 	// +optional
-	// +kubebuilder:default=default
+	// +default="default"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="store must be the name of a store in the operator's configuration, not an address: lower-case letters, digits and '-', with a letter or digit at both ends"
@@ -71,7 +71,7 @@ type RedisLockSpec struct {
 	// hold says when this cluster competes for the lock. `Always`: all the
 	// time, so exactly one of the clusters holds it, as a leader.
 	// +optional
-	// +kubebuilder:default=Always
+	// +default="Always"
 	Hold HoldPolicy `json:"hold,omitempty"`
 
 	// lease is the time for which a grant is valid unless it is renewed, and
@@ -81,10 +81,10 @@ type RedisLockSpec struct {
 	// take half a minute to fail over within a cluster: with a lease below
 	// 30s that can move the lock to another cluster.
 	// +optional
-	// +kubebuilder:default="30s"
+	// +default="30s"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="self != '' && self.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="lease must be a duration from 1s to 24h, written with the units h, m, s and ms in this order: for instance 30s or 1m30s"
+	// +kubebuilder:validation:XValidation:rule="size(self) > 0 && self.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="lease must be a duration from 1s to 24h, written with the units h, m, s and ms in this order: for instance 30s or 1m30s"
 	Lease *metav1.Duration `json:"lease,omitempty"`
 
 	// renewEvery is the time between two renewals of the lease: at least 100ms
@@ -93,7 +93,7 @@ type RedisLockSpec struct {
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="self != '' && self.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') && duration(self) >= duration('100ms')",message="renewEvery must be a duration of at least 100ms, written with the units h, m, s and ms in this order: for instance 10s or 500ms"
+	// +kubebuilder:validation:XValidation:rule="size(self) > 0 && self.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') && duration(self) >= duration('100ms')",message="renewEvery must be a duration of at least 100ms, written with the units h, m, s and ms in this order: for instance 10s or 500ms"
 	RenewEvery *metav1.Duration `json:"renewEvery,omitempty"`
 
 	// lockDelay is how long the lock stays taken in Redis after a lease that
@@ -101,10 +101,10 @@ type RedisLockSpec struct {
 	// work in progress to stop. Choose it above the replication lag of a Redis
 	// with replicas. A clean release does not wait for it. From 0s to 24h.
 	// +optional
-	// +kubebuilder:default="0s"
+	// +default="0s"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="self != '' && self.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') && duration(self) <= duration('24h')",message="lockDelay must be a duration from 0s to 24h, written with the units h, m, s and ms in this order: for instance 0s or 15s"
+	// +kubebuilder:validation:XValidation:rule="size(self) > 0 && self.matches('^([0-9]{1,6}([.][0-9]{1,9})?h)?([0-9]{1,6}([.][0-9]{1,9})?m)?([0-9]{1,6}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,9})?ms)?$') && duration(self) <= duration('24h')",message="lockDelay must be a duration from 0s to 24h, written with the units h, m, s and ms in this order: for instance 0s or 15s"
 	LockDelay *metav1.Duration `json:"lockDelay,omitempty"`
 
 	// paused lists the names of the clusters that are drained: a cluster named
@@ -164,13 +164,13 @@ type RedisLockStatus struct {
 	// acquiredAt is when this cluster was granted the lock that it holds.
 	// Absent while it holds none.
 	// +optional
-	AcquiredAt metav1.Time `json:"acquiredAt,omitzero"`
+	AcquiredAt *metav1.Time `json:"acquiredAt,omitempty"`
 
 	// transitions counts how often state has changed between ACQUIRED and FREE
 	// in this cluster.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
-	Transitions int64 `json:"transitions,omitempty"`
+	Transitions *int64 `json:"transitions,omitempty"`
 
 	// history lists the last grants of the lock in all clusters, newest first.
 	// At most 10.
@@ -181,8 +181,6 @@ type RedisLockStatus struct {
 }
 
 // LockHolder is who has a lock.
-//
-// +kubebuilder:validation:MinProperties=1
 type LockHolder struct {
 	// cluster is the name of the cluster whose operator holds the lock. Absent
 	// when something else holds it.
@@ -194,7 +192,7 @@ type LockHolder struct {
 	// since is when the holder got the lock or, where that cannot be known,
 	// when this cluster first saw it there.
 	// +optional
-	Since metav1.Time `json:"since,omitzero"`
+	Since *metav1.Time `json:"since,omitempty"`
 
 	// tokenHash tells holders apart that no operator speaks for, such as a
 	// program with a lock library: a hash of the token, because the token
@@ -220,7 +218,7 @@ type LockGrant struct {
 
 	// acquiredAt is when the lock was granted.
 	// +optional
-	AcquiredAt metav1.Time `json:"acquiredAt,omitzero"`
+	AcquiredAt *metav1.Time `json:"acquiredAt,omitempty"`
 }
 
 // RedisLock is a lock in Redis that several clusters share. Create the same
@@ -246,7 +244,7 @@ type RedisLock struct {
 
 	// spec says which lock is meant and how its lease is kept.
 	// +optional
-	// +kubebuilder:default={}
+	// +default={}
 	Spec RedisLockSpec `json:"spec,omitzero"`
 
 	// status is what this cluster's operator knows about the lock.
