@@ -1,0 +1,274 @@
+// Package operator installs the operator into clusters of package cluster and runs
+// its managers as processes there, for tests and the demo.
+//
+// The manager runs with the rights of its service account and no more, from the
+// same manifests that a user applies.
+package operator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/redislock-operator/redislock-operator/test/children"
+	"github.com/redislock-operator/redislock-operator/test/cluster"
+	"github.com/redislock-operator/redislock-operator/test/controlplane"
+	"github.com/redislock-operator/redislock-operator/test/ports"
+)
+
+const (
+	// Namespace is where the operator is installed.
+	Namespace = "redislock-system"
+	// User is the operator's service account, as the API server knows it.
+	User = "system:serviceaccount:" + Namespace + ":redislock-controller-manager"
+)
+
+var groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + Namespace, "system:authenticated"}
+
+// Build compiles the manager and returns its path.
+func Build(ctx context.Context) (string, error) {
+	root, err := controlplane.Root()
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(root, "bin", "manager")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/manager")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the manager: %w\n%s", err, out)
+	}
+	return binary, nil
+}
+
+// Install applies config/default: the CRD, the roles, and a Deployment that has no
+// node to run on, for the managers are started as processes instead.
+func Install(ctx context.Context, c *cluster.Cluster) error {
+	root, err := controlplane.Root()
+	if err != nil {
+		return err
+	}
+	manifests, err := c.Kubectl(ctx, "kustomize", filepath.Join(root, "config", "default"))
+	if err != nil {
+		return err
+	}
+	if _, err := c.KubectlInput(ctx, manifests, "apply", "--server-side", "-f", "-"); err != nil {
+		return err
+	}
+	_, err = c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/redislocks.redislock.io")
+	return err
+}
+
+// Options say how a manager is to run.
+type Options struct {
+	// Binary is the manager, from Build.
+	Binary string
+	// Dir is the folder for its configuration and log.
+	Dir string
+	// Name tells managers of one cluster apart in messages.
+	Name string
+	// Config is the configuration file's content.
+	Config string
+	// ClusterName is --cluster-name.
+	ClusterName string
+	// Args are further arguments.
+	Args []string
+	// Env are further environment variables, as NAME=value.
+	Env []string
+}
+
+// Manager is one process of the operator.
+type Manager struct {
+	opts    Options
+	args    []string
+	health  *ports.Port
+	metrics *ports.Port
+
+	mu    sync.Mutex
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// NewManager prepares a manager for a cluster. It runs from Start on, until it is
+// ended or this program is.
+func NewManager(c *cluster.Cluster, opts Options) (*Manager, error) {
+	kubeconfig, err := c.UserKubeconfig(User, groups...)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(opts.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	health, err := ports.Reserve()
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := ports.Reserve()
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{opts: opts, health: health, metrics: metrics, args: []string{
+		"--kubeconfig=" + kubeconfig,
+		"--leader-election-namespace=" + Namespace,
+		"--health-probe-bind-address=" + health.Addr(),
+		"--metrics-bind-address=" + metrics.Addr(),
+		"--metrics-secure=false",
+	}}
+	if opts.ClusterName != "" {
+		m.args = append(m.args, "--cluster-name="+opts.ClusterName)
+	}
+	if opts.Config != "" {
+		file := filepath.Join(opts.Dir, opts.Name+".yaml")
+		if err := os.WriteFile(file, []byte(opts.Config), 0o600); err != nil {
+			return nil, err
+		}
+		m.args = append(m.args, "--config="+file)
+	}
+	m.args = append(m.args, opts.Args...)
+	return m, nil
+}
+
+// LogFile is where the manager's output goes, that of all its runs.
+func (m *Manager) LogFile() string { return filepath.Join(m.opts.Dir, m.opts.Name+".log") }
+
+// Start runs the manager and returns at once.
+func (m *Manager) Start() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cmd != nil {
+		return fmt.Errorf("manager %s runs already", m.opts.Name)
+	}
+	log, err := os.OpenFile(m.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(m.opts.Binary, m.args...)
+	cmd.Env = append(os.Environ(), m.opts.Env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := children.Start(cmd); err != nil {
+		return fmt.Errorf("starting manager %s: %w", m.opts.Name, err)
+	}
+	ended := make(chan struct{})
+	m.cmd, m.ended = cmd, ended
+	go func() {
+		_ = cmd.Wait()
+		m.mu.Lock()
+		if m.cmd == cmd {
+			m.cmd = nil
+		}
+		m.mu.Unlock()
+		close(ended)
+	}()
+	return nil
+}
+
+// Running says whether the process is there.
+func (m *Manager) Running() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cmd != nil
+}
+
+// Ready asks /readyz.
+func (m *Manager) Ready(ctx context.Context) error {
+	_, err := get(ctx, "http://"+m.health.Addr()+"/readyz")
+	return err
+}
+
+// Metrics returns what the manager exposes to Prometheus.
+func (m *Manager) Metrics(ctx context.Context) (string, error) {
+	return get(ctx, "http://"+m.metrics.Addr()+"/metrics")
+}
+
+// Stop ends the manager as Kubernetes does, by SIGTERM, and waits for it.
+func (m *Manager) Stop() error { return m.end(syscall.SIGTERM) }
+
+// Kill ends the manager by SIGKILL.
+func (m *Manager) Kill() error { return m.end(syscall.SIGKILL) }
+
+func (m *Manager) end(signal syscall.Signal) error {
+	m.mu.Lock()
+	cmd, ended := m.cmd, m.ended
+	m.mu.Unlock()
+	if cmd == nil {
+		return nil
+	}
+	if err := cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("ending manager %s: %w", m.opts.Name, err)
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(time.Minute):
+		_ = cmd.Process.Kill()
+		<-ended
+		return fmt.Errorf("manager %s did not end within a minute of %s", m.opts.Name, signal)
+	}
+}
+
+// Close ends the manager and gives back its ports.
+func (m *Manager) Close() error {
+	defer m.health.Release()
+	defer m.metrics.Release()
+	return m.Kill()
+}
+
+// Pause stops the process by SIGSTOP.
+func (m *Manager) Pause(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cmd == nil {
+		return fmt.Errorf("manager %s does not run", m.opts.Name)
+	}
+	return children.Pause(ctx, m.cmd.Process.Pid)
+}
+
+// Resume lets a paused process go on.
+func (m *Manager) Resume() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cmd == nil {
+		return fmt.Errorf("manager %s does not run", m.opts.Name)
+	}
+	return children.Resume(m.cmd.Process.Pid)
+}
+
+// Tail returns the last lines of the log, for messages.
+func (m *Manager) Tail() string {
+	data, err := os.ReadFile(m.LogFile())
+	if err != nil {
+		return err.Error()
+	}
+	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
+	return strings.TrimSpace(string(bytes.Join(lines[max(0, len(lines)-30):], []byte("\n"))))
+}
+
+func get(ctx context.Context, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return "", err
+	}
+	if res.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s: %s: %s", url, res.Status, body)
+	}
+	return string(body), nil
+}
