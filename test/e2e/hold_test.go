@@ -370,4 +370,3 @@ func supervise(ctx context.Context, m *operator.Manager) {
 		}
 	}()
 }
-
