@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"time"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -9,6 +11,7 @@ import (
 const (
 	DefaultStore = "default"
 	DefaultHold  = HoldAlways
+	DefaultLease = 30 * time.Second
 )
 
 // HoldPolicy says when a cluster competes for a lock.

@@ -1,0 +1,2 @@
+// Package controllers has the operator's reconcilers.
+package controllers

@@ -1,0 +1,414 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Pauses of a waiter that is not woken: a lock of another library is not announced
+// when it is released, and neither is any while the subscription is down.
+const (
+	longestWait     = 10 * time.Second
+	longestBlind    = time.Second
+	firstBackoff    = 50 * time.Millisecond
+	longestBackoff  = 2 * time.Second
+	reclaimInterval = 100 * time.Millisecond
+)
+
+// TryAcquire tries once. A lock that somebody has is a *HeldError.
+func (c *Client) TryAcquire(ctx context.Context, key string, opts ...LockOption) (*Lock, error) {
+	a, err := c.newAttempt(key, opts)
+	if err != nil {
+		return nil, err
+	}
+	l, err := a.try(ctx)
+	return l, a.end(err)
+}
+
+// Acquire tries several times (WithRetry), or waits until the lock is free or ctx
+// is done (WithWait). The lock's lease is then renewed until it is released or
+// lost; Lock.Context tells of the loss.
+//
+// Every refusal is an ErrNotAcquired and says why. If ctx ends first the error is
+// the context's.
+func (c *Client) Acquire(ctx context.Context, key string, opts ...LockOption) (*Lock, error) {
+	a, err := c.newAttempt(key, opts)
+	if err != nil {
+		return nil, err
+	}
+	l, err := a.repeat(ctx)
+	return l, a.end(err)
+}
+
+// WithLock runs fn under the lock and releases it, whether fn returns or panics.
+// The context it gets ends when ctx does or when the lease is lost; in the latter
+// case the *LostError is part of what WithLock returns, even if fn returned nil.
+func (c *Client) WithLock(ctx context.Context, key string, fn func(context.Context, *Lock) error, opts ...LockOption) (err error) {
+	l, err := c.Acquire(ctx, key, opts...)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if release := l.Release(ctx); release != nil {
+			err = errors.Join(err, release)
+		}
+	}()
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	held := l.Context()
+	defer context.AfterFunc(held, func() { cancel(context.Cause(held)) })()
+	return fn(inner, l)
+}
+
+// An attempt is one call that acquires, with all its tries: they share a token, so
+// that a try whose answer was lost is recognised by the next as its own.
+type attempt struct {
+	c      *Client
+	key    string
+	cfg    *lockConfig
+	token  token
+	prefix string // of the token
+
+	// stray is until when a try that was sent, but of which we did not hear, may still
+	// be granted; its span is 0 where there is none.
+	stray validity
+}
+
+func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
+	cfg, err := c.configure(key, opts)
+	if err != nil {
+		return nil, err
+	}
+	if c.isClosed() {
+		return nil, ErrClosed
+	}
+	t := c.nextToken(cfg.identity)
+	return &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}, nil
+}
+
+// end cleans up after an attempt that comes back without a lock.
+func (a *attempt) end(err error) error {
+	if err != nil && a.stray.span > 0 {
+		a.c.reclaim(a.key, a.prefix, a.stray, a.cfg.expiry())
+	}
+	return err
+}
+
+func (a *attempt) repeat(ctx context.Context) (*Lock, error) {
+	if a.cfg.wait {
+		return a.wait(ctx)
+	}
+	for n := 1; ; n++ {
+		l, err := a.try(ctx)
+		if err == nil {
+			return l, nil
+		}
+		a.refused(err)
+		if n == a.cfg.attempts || !retryable(err) || ctx.Err() != nil {
+			return nil, err
+		}
+		timer, stop := a.c.clock.timer(a.cfg.delay)
+		select {
+		case <-timer:
+		case <-ctx.Done():
+			stop()
+			return nil, gaveUp(a.key, ctx.Err(), err)
+		}
+	}
+}
+
+func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
+	backoff := firstBackoff
+	var w *waiter
+	defer func() {
+		if w != nil {
+			w.leave(err == nil)
+		}
+	}()
+	for {
+		l, err = a.try(ctx)
+		if err == nil {
+			return l, nil
+		}
+		if ended := ctx.Err(); ended != nil {
+			return nil, gaveUp(a.key, ended, err)
+		}
+		a.refused(err)
+		if !retryable(err) {
+			return nil, err
+		}
+		if w == nil {
+			w = a.c.wakes.join(a.key)
+		}
+		pause := backoff
+		if errors.Is(err, ErrNotAcquired) {
+			pause, backoff = pauseAfter(err, w.pushed()), firstBackoff
+		} else {
+			backoff = min(2*backoff, longestBackoff)
+		}
+		if ended := w.wait(ctx, a.c.clock.now().t.Add(pause)); ended != nil {
+			return nil, gaveUp(a.key, ended, err)
+		}
+	}
+}
+
+func (a *attempt) refused(err error) {
+	if a.cfg.onRefusal != nil {
+		a.cfg.onRefusal(err)
+	}
+}
+
+// pauseAfter is how long a waiter that nobody wakes sleeps after a refusal: until
+// the key expires, but not so long that a release it did not hear of costs much.
+func pauseAfter(refusal error, pushed bool) time.Duration {
+	var quarantine *QuarantineError
+	if errors.As(refusal, &quarantine) {
+		return quarantine.Remaining
+	}
+	var held *HeldError
+	if !errors.As(refusal, &held) {
+		return longestBlind
+	}
+	longest := longestWait
+	if !pushed || held.Holder == "" && !held.Free() {
+		longest = longestBlind
+	}
+	// Spread the waiters of many processes, for they all saw the same expiry.
+	if held.TTL < 0 || held.TTL > longest {
+		return longest - rand.N(longest/10)
+	}
+	return held.TTL + time.Millisecond + rand.N(4*time.Millisecond)
+}
+
+// retryable says whether the same call may succeed later without anybody changing
+// its arguments, the client's rights or the data in Redis by hand.
+func retryable(err error) bool {
+	return !errors.Is(err, ErrClosed) && !errors.Is(err, ErrCorrupt) && !Refused(err)
+}
+
+// gaveUp is the error of a call that ended while it was waiting: why it ended, and
+// what it was waiting for.
+func gaveUp(key string, ended, last error) error {
+	if errors.Is(last, ended) {
+		return last
+	}
+	return fmt.Errorf("redislock: gave up waiting for %q: %w (last try: %w)", key, ended, last)
+}
+
+// try asks once.
+func (a *attempt) try(ctx context.Context) (*Lock, error) {
+	if a.c.isClosed() {
+		return nil, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !a.cfg.fenced {
+		return a.tryPlain(ctx)
+	}
+	l, err := a.tryFenced(ctx)
+	if errors.Is(err, errLate) {
+		// The request was slow, or the server's clock was set ahead. The reply told
+		// its time, so once more is enough to find out.
+		l, err = a.tryFenced(ctx)
+	}
+	return l, err
+}
+
+func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
+	c, cfg := a.c, a.cfg
+	timeout := cfg.operationTimeout()
+	if c.server.micros(c.clock.now()) == 0 {
+		if err := c.askTime(ctx, timeout); err != nil {
+			return nil, a.wrap(err)
+		}
+	}
+	sent := c.clock.now()
+	known, left := c.memory.quarantineRemaining(a.key, sent)
+	if left > 0 {
+		return nil, &QuarantineError{Key: a.key, Seen: known.quarantined, Stored: known.found, Remaining: left}
+	}
+	seen := max(known.seen, cfg.seen)
+	r, err := c.run(ctx, timeout, acquireScript,
+		[]string{a.key, fenceKey(a.key), historyKey(a.key)},
+		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
+		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history)
+	if err != nil {
+		return nil, a.unheard(sent, timeout, err)
+	}
+	c.server.learn(sent, c.clock.now(), r.number(3))
+	switch r.word() {
+	case "granted":
+		return a.granted(ctx, sent, cfg.lease, uint64(r.number(1)))
+	case "again":
+		// Granted to an earlier try whose answer was lost: what is left of the expiry
+		// counts, the delay excepted.
+		return a.granted(ctx, sent, min(cfg.lease, r.duration(2)-cfg.lockDelay), uint64(r.number(1)))
+	case "held":
+		return nil, a.held(r.text(1), r.duration(2), r.number(3))
+	case "late":
+		return nil, a.wrap(errLate)
+	case "corrupt":
+		return nil, a.corrupt(r.text(1), seen)
+	case "amnesia":
+		stored := uint64(r.number(1))
+		c.memory.beginQuarantine(a.key, seen, stored, c.clock.now(), cfg.expiry())
+		return nil, &QuarantineError{Key: a.key, Seen: seen, Stored: stored, Remaining: cfg.expiry()}
+	}
+	return nil, r.unexpected("acquire", a.key)
+}
+
+// tryPlain takes the lock without a fence, by one SET NX PX. Where that finds the
+// key taken a second command asks by whom; it may be by this very attempt, whose
+// first answer was lost on its way.
+func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
+	c, cfg := a.c, a.cfg
+	timeout := cfg.operationTimeout()
+	sent := c.clock.now()
+	value := a.token.String()
+	set, err := bounded(ctx, timeout, func(ctx context.Context) (bool, error) {
+		err := c.rdb.SetArgs(ctx, a.key, value, redis.SetArgs{Mode: "NX", TTL: cfg.expiry()}).Err()
+		if errors.Is(err, redis.Nil) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		return nil, a.unheard(sent, timeout, err)
+	}
+	if set {
+		return a.granted(ctx, sent, cfg.lease, 0)
+	}
+	asked := c.clock.now()
+	r, err := c.run(ctx, timeout, inspectScript, []string{a.key, fenceKey(a.key)})
+	if err != nil {
+		return nil, a.unheard(sent, timeout, err)
+	}
+	if r.text(1) == value {
+		return a.granted(ctx, asked, min(cfg.lease, r.duration(2)-cfg.lockDelay), 0)
+	}
+	if r.word() == "none" {
+		return nil, &HeldError{Key: a.key} // it was, a moment ago
+	}
+	return nil, a.held(r.text(1), r.duration(2), r.number(4))
+}
+
+// unheard notes that a try was sent which may be granted all the same. The answer
+// to a later try says nothing about it: it may still be on its way.
+func (a *attempt) unheard(sent instant, timeout time.Duration, err error) error {
+	if !Refused(err) && !redis.IsOOMError(err) {
+		a.stray = validity{sent, timeout}
+	}
+	return a.wrap(err)
+}
+
+// granted makes the lock, unless the answer took so long that nothing is left.
+func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration, fence uint64) (*Lock, error) {
+	t := a.token
+	t.fence = fence
+	a.c.memory.saw(a.key, fence)
+	l := &Lock{
+		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: t.String(),
+		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
+	}
+	if l.valid.remaining(a.c.clock.now()) <= 0 {
+		return nil, a.unheard(sent, a.cfg.operationTimeout(), errLate)
+	}
+	l.planRenewal(sent, span)
+	if !a.c.renewer.add(l) {
+		return nil, a.unheard(sent, a.cfg.operationTimeout(), ErrClosed)
+	}
+	return l, nil
+}
+
+func (a *attempt) held(value string, ttl time.Duration, serverMicros int64) error {
+	err := &HeldError{Key: a.key, TTL: ttl, Value: value}
+	if ttl < 0 {
+		err.TTL = -1
+	}
+	if t, ok := parseToken(value); ok {
+		err.Holder, err.Fence = t.identity, t.fence
+	}
+	if t, ok := parseToken(trimTombstone(value)); ok && plausible(t.fence, serverMicros) {
+		a.c.memory.saw(a.key, t.fence)
+	}
+	return err
+}
+
+// plausible keeps a forged or corrupt fence in somebody else's token out of our
+// memory, as the acquire script would.
+func plausible(fence uint64, serverMicros int64) bool {
+	const year = 366 * 24 * time.Hour
+	return int64(fence) <= serverMicros+year.Microseconds()
+}
+
+func (a *attempt) corrupt(which string, seen uint64) error {
+	switch which {
+	case "seen":
+		return fmt.Errorf("redislock: %q: %w: this caller remembers fencing token %d, more than a year ahead of Redis' clock", a.key, ErrCorrupt, seen)
+	case "history":
+		return fmt.Errorf("redislock: %q: %w: %q is no stream; delete it", a.key, ErrCorrupt, historyKey(a.key))
+	}
+	return fmt.Errorf("redislock: %q: %w: %q holds no number, or one more than a year ahead of Redis' clock; delete it", a.key, ErrCorrupt, fenceKey(a.key))
+}
+
+func (a *attempt) wrap(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("redislock: acquire %q: %w", a.key, err)
+}
+
+// reclaim gives back in the background what a try may have been granted unheard:
+// at once, and again when a request that is still under way is void.
+func (c *Client) reclaim(key, prefix string, stray validity, expiry time.Duration) {
+	c.goBackground(func() {
+		over := validity{stray.from, stray.span + expiry}
+		c.giveBack(key, prefix, "attempt", 0, over)
+		timer, stop := c.clock.timer(stray.remaining(c.clock.now()))
+		select {
+		case <-timer:
+		case <-c.life.Done():
+			stop()
+			return
+		}
+		c.giveBack(key, prefix, "attempt", 0, over)
+	})
+}
+
+// giveBack releases until Redis has answered or the key has expired by itself.
+func (c *Client) giveBack(key, value, mode string, rest time.Duration, until validity) {
+	for until.remaining(c.clock.now()) > 0 && c.life.Err() == nil {
+		if _, err := c.sendRelease(c.life, reclaimInterval*10, key, value, mode, rest); err == nil || Refused(err) {
+			return
+		}
+		timer, stop := c.clock.timer(reclaimInterval)
+		select {
+		case <-timer:
+		case <-c.life.Done():
+			stop()
+		}
+	}
+}
+
+func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, key, value, mode string, rest time.Duration) (reply, error) {
+	return c.run(ctx, timeout, releaseScript, []string{key}, value, milliseconds(rest), wakeChannel(key), mode)
+}
+
+// askTime learns the server's time where no reply has told it yet.
+func (c *Client) askTime(ctx context.Context, timeout time.Duration) error {
+	sent := c.clock.now()
+	t, err := bounded(ctx, timeout, func(ctx context.Context) (time.Time, error) {
+		return c.rdb.Time(ctx).Result()
+	})
+	if err != nil {
+		return err
+	}
+	c.server.learn(sent, c.clock.now(), t.UnixMicro())
+	return nil
+}

@@ -1,0 +1,55 @@
+package redislock
+
+import "time"
+
+// An instant is one moment as three clocks tell it. Go's monotonic clock stands
+// still while a machine sleeps, the boot clock does not, and the wall clock can be
+// set; a lease is over as soon as any of them says so.
+type instant struct {
+	t    time.Time     // wall and monotonic
+	boot time.Duration // since boot, or since some other fixed moment
+}
+
+// since returns the largest time that any clock saw pass between from and i.
+func (i instant) since(from instant) time.Duration {
+	return max(i.t.Sub(from.t), i.t.Round(0).Sub(from.t.Round(0)), i.boot-from.boot)
+}
+
+// clock is where time comes from, so that tests can bend it.
+type clock interface {
+	now() instant
+	// timer returns a channel that fires once after d, and a function that stops it.
+	timer(d time.Duration) (<-chan time.Time, func())
+}
+
+type systemClock struct{}
+
+func (systemClock) now() instant {
+	return instant{t: time.Now(), boot: bootTime()}
+}
+
+func (systemClock) timer(d time.Duration) (<-chan time.Time, func()) {
+	t := time.NewTimer(d)
+	return t.C, func() { t.Stop() }
+}
+
+// validity is the span in which a holder may act: it is counted from before the
+// command that granted or renewed the lease was sent.
+type validity struct {
+	from instant
+	span time.Duration
+}
+
+func (v validity) remaining(now instant) time.Duration {
+	return v.span - now.since(v.from)
+}
+
+// deadline is the end as the monotonic clock tells it; remaining may be over
+// sooner.
+func (v validity) deadline() time.Time { return v.from.t.Add(v.span) }
+
+// validitySpan is what of an expiry a holder may use: 1 % and 2 ms are kept back
+// for clocks that run at different speeds (the Redlock article's CLOCK_DRIFT).
+func validitySpan(d time.Duration) time.Duration {
+	return d - d/100 - 2*time.Millisecond
+}

@@ -1,0 +1,40 @@
+// Package redislock is a lock in Redis that several processes, hosts or Kubernetes
+// clusters share.
+//
+//	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+//	...
+//	err = client.WithLock(ctx, redislock.Key("invoices", customer), func(ctx context.Context, lock *redislock.Lock) error {
+//		// ctx ends when the lease is lost. Hand lock.Fence() to what you write to.
+//		return bill(ctx, customer, lock.Fence())
+//	})
+//
+// # What it promises
+//
+// A lock is a lease: a key in Redis with an expiry, which this package renews while
+// the lock is held. Whoever holds it is told when the lease ends, by Lock.Context
+// and Lock.IsHeld, by the local clock and whether or not Redis answers. A request
+// that is lost, repeated or delivered late changes nothing but, at worst, keeps the
+// lock taken for one lease.
+//
+// # What it does not promise
+//
+// A process that is stopped between looking at its lock and acting acts too late,
+// and a Redis that loses acknowledged writes (a flush, a restart without
+// persistence, a replica promoted before it caught up) forgets who holds. So the
+// lock makes work exclusive usually and efficient always; it is correct only where
+// the work is idempotent or the resource behind the lock checks the fencing token:
+// a number that rises with every grant. The resource remembers the highest it has
+// seen and refuses any lower one. See Martin Kleppmann, "How to do distributed
+// locking" (2016).
+//
+// The fencing token also tells this package when Redis has lost data: a caller that
+// remembers a higher one than Redis waits a whole expiry before it acquires
+// (QuarantineError), since somebody whom Redis forgot may still hold the lock.
+//
+// # Layout in Redis
+//
+// The lock's key is a plain string with an expiry, as in every lock built on SET NX
+// PX, so that a lock of another library on the same key and one of this package
+// exclude each other. What belongs to a lock beside it stands in the same hash
+// slot: "{key}:fence" and "{key}:history".
+package redislock

@@ -1,0 +1,156 @@
+package redislock
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	// ErrNotAcquired is what every refusal of a lock is: *HeldError and
+	// *QuarantineError wrap it.
+	ErrNotAcquired = errors.New("lock not acquired")
+
+	// ErrLost is the cause with which a lock's context is cancelled when its lease
+	// ended without being released. *LostError wraps it.
+	ErrLost = errors.New("lock lost")
+
+	// ErrReleased is the cause with which a lock's context is cancelled when it was
+	// released, or left to another process.
+	ErrReleased = errors.New("lock released")
+
+	// ErrClosed is returned by a Client after Close.
+	ErrClosed = errors.New("redislock: client is closed")
+
+	// ErrCorrupt says that a companion key of the lock holds what this package
+	// never writes: no number, or a fencing token more than a year ahead of the
+	// server's clock. Handing out a higher one would poison every later holder.
+	ErrCorrupt = errors.New("lock's companion key is corrupt")
+
+	// ErrMismatch is returned where a key does not hold the value that the caller
+	// named. *MismatchError wraps it.
+	ErrMismatch = errors.New("lock's key holds another value")
+
+	// ErrInvalid is wrapped by every error about an argument; it is returned before
+	// anything is sent.
+	ErrInvalid = errors.New("invalid argument")
+
+	// errLate: the request reached the server after the time at which its sender
+	// stops waiting for it.
+	errLate = errors.New("request reached the server too late to count")
+)
+
+func invalid(what, value, why string) error {
+	return fmt.Errorf("redislock: %w: %s %q %s", ErrInvalid, what, value, why)
+}
+
+// HeldError says who has the lock.
+type HeldError struct {
+	Key string
+	// Holder is the identity in the holder's token; empty for the lock of another
+	// library and for a key that is kept taken though nobody holds it.
+	Holder string
+	// Fence is the holder's fencing token; 0 where there is none.
+	Fence uint64
+	// TTL is how long the key still exists unless it is renewed; negative where it
+	// has no expiry.
+	TTL time.Duration
+	// Value is what stands at the key; empty where it is no string. Treat it as a
+	// secret: it is the right to release.
+	Value string
+}
+
+func (e *HeldError) Error() string {
+	who := "by another library"
+	switch {
+	case e.Holder != "":
+		who = "by " + e.Holder
+	case strings.HasPrefix(e.Value, tombstone):
+		who = "by nobody until its minimum hold is over"
+	}
+	if e.TTL < 0 {
+		return fmt.Sprintf("redislock: %q is held %s, without an expiry", e.Key, who)
+	}
+	return fmt.Sprintf("redislock: %q is held %s for %s more", e.Key, who, e.TTL)
+}
+
+func (e *HeldError) Unwrap() error { return ErrNotAcquired }
+
+// Free says that the lock itself is free and that its key is only kept taken: for
+// what remains of a minimum hold, or of the expiry of a lock that was released by
+// force.
+func (e *HeldError) Free() bool { return strings.HasPrefix(e.Value, tombstone) }
+
+// QuarantineError says that Redis has lost writes it had acknowledged (it was
+// flushed, restarted without persistence, or replaced by a replica that lagged):
+// the caller remembers a higher fencing token than Redis does. A grant that Redis
+// no longer knows may still be alive, so nothing is acquired for one full expiry.
+type QuarantineError struct {
+	Key          string
+	Seen, Stored uint64
+	// Remaining is how long the quarantine still lasts.
+	Remaining time.Duration
+}
+
+func (e *QuarantineError) Error() string {
+	return fmt.Sprintf("redislock: %q is quarantined for %s more: Redis knows fencing token %d, but %d was granted: it lost acknowledged writes, so an unknown holder may still be alive",
+		e.Key, e.Remaining.Round(time.Millisecond), e.Stored, e.Seen)
+}
+
+func (e *QuarantineError) Unwrap() error { return ErrNotAcquired }
+
+// LostError says how a lock was lost. It is the cause of its context.
+type LostError struct {
+	Key   string
+	Token string
+	// Found is what stood at the key instead of the token; empty where there was
+	// nothing, or where Redis could not be asked.
+	Found string
+	// Err is why Redis could not be asked before the lease ended; nil where it
+	// answered that the token is gone.
+	Err error
+}
+
+func (e *LostError) Error() string {
+	switch {
+	case e.Err != nil:
+		return fmt.Sprintf("redislock: %q was lost: its lease ended without a renewal: %v", e.Key, e.Err)
+	case e.Found != "":
+		return fmt.Sprintf("redislock: %q was lost: another token stands at its key", e.Key)
+	}
+	return fmt.Sprintf("redislock: %q was lost: its key is gone", e.Key)
+}
+
+// Unwrap makes both ErrLost and the cause visible to errors.Is.
+func (e *LostError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrLost}
+	}
+	return []error{ErrLost, e.Err}
+}
+
+// MismatchError carries the value found where the caller named another.
+type MismatchError struct {
+	Key string
+	// Found is empty where there was nothing, or no string.
+	Found string
+}
+
+func (e *MismatchError) Error() string {
+	if e.Found == "" {
+		return fmt.Sprintf("redislock: nothing stands at %q", e.Key)
+	}
+	return fmt.Sprintf("redislock: another value stands at %q", e.Key)
+}
+
+func (e *MismatchError) Unwrap() error { return ErrMismatch }
+
+// Refused says whether an error is Redis' definite refusal to serve this client:
+// wrong or missing credentials, a command or key that its ACL denies. Trying
+// again does not help until somebody changes something.
+func Refused(err error) bool {
+	return redis.IsAuthError(err) || redis.IsPermissionError(err)
+}

@@ -1,0 +1,294 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Status says whether a lock is held.
+type Status string
+
+// The two states of a lock.
+const (
+	Acquired Status = "ACQUIRED"
+	Free     Status = "FREE"
+)
+
+// A Lock is one grant of a lock. It is safe for concurrent use.
+type Lock struct {
+	client   *Client
+	key      string
+	cfg      *lockConfig
+	base     context.Context // of the call that acquired, for its values
+	token    token
+	value    string // token, as it stands in Redis
+	acquired instant
+	stray    validity // see attempt
+
+	// giving serialises Release and Detach.
+	giving sync.Mutex
+
+	mu      sync.Mutex
+	valid   validity
+	renewAt time.Time // zero: not by the renewer
+	sending bool      // a renewal is under way
+	failure error     // of the last renewal
+	cause   error     // why the grant is over; nil while it is not
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+
+	// position and next belong to the renewer's queue.
+	position int
+	next     time.Time
+}
+
+// Key returns the lock's key in Redis.
+func (l *Lock) Key() string { return l.key }
+
+// Fence returns the fencing token of this grant: higher than that of every grant
+// before it. The guarded resource is to refuse anything that comes with a lower
+// one than it has seen. 0 where the lock was taken WithoutFence.
+func (l *Lock) Fence() uint64 { return l.token.fence }
+
+// Token returns what stands at the key. It is the right to release the lock and to
+// Adopt it: treat it as a secret.
+func (l *Lock) Token() string { return l.value }
+
+// ValidUntil returns the time at which the lease ends unless it is renewed. After
+// Release or a loss it lies in the past or present.
+func (l *Lock) ValidUntil() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.client.clock.now()
+	if l.cause != nil {
+		return now.t
+	}
+	return now.t.Add(l.valid.remaining(now))
+}
+
+// IsHeld says whether the lease is valid by the local clock. It asks nobody.
+func (l *Lock) IsHeld() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cause == nil && l.valid.remaining(l.client.clock.now()) > 0
+}
+
+// Context returns a context that is cancelled when the grant is over: with a
+// *LostError, which is ErrLost, as its cause when the lease ended, whether or not
+// Redis answers; with ErrReleased after Release. It has the values of the context
+// with which the lock was acquired, but does not end with it.
+func (l *Lock) Context() context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx == nil {
+		l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(l.base))
+		if l.cause != nil {
+			l.cancel(l.cause)
+		}
+	}
+	return l.ctx
+}
+
+// Err returns why the grant is over: a *LostError, ErrReleased or ErrClosed; nil
+// while it is not.
+func (l *Lock) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expire(l.client.clock.now())
+	return l.cause
+}
+
+// Status asks Redis whether this grant still stands there.
+func (l *Lock) Status(ctx context.Context) (Status, error) {
+	r, err := l.client.run(ctx, l.cfg.operationTimeout(), inspectScript, []string{l.key, fenceKey(l.key)})
+	if err != nil {
+		return Free, fmt.Errorf("redislock: status of %q: %w", l.key, err)
+	}
+	if r.text(1) == l.Token() {
+		return Acquired, nil
+	}
+	return Free, nil
+}
+
+// Extend makes the lease valid for at least d from now. It never shortens it. A
+// lock that is gone is not acquired again: that is a *LostError.
+func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
+	if d < minLease {
+		return invalid("extension", d.String(), fmt.Sprintf("is shorter than %s", minLease))
+	}
+	sent := l.client.clock.now()
+	l.mu.Lock()
+	l.expire(sent)
+	cause := l.cause
+	l.mu.Unlock()
+	if cause != nil {
+		return cause
+	}
+	if left := l.maxRemaining(sent); d > left {
+		return invalid("extension", d.String(), fmt.Sprintf("goes past the grant's maximum, in %s", left.Round(time.Millisecond)))
+	}
+	r, err := l.client.run(ctx, l.cfg.operationTimeout(), renewScript, []string{l.key}, l.value, milliseconds(d+l.cfg.lockDelay))
+	if err != nil {
+		return fmt.Errorf("redislock: extend %q: %w", l.key, err)
+	}
+	return l.renewed(sent, d, r)
+}
+
+// Release gives the lock back. It is idempotent, and goes ahead though ctx is
+// cancelled. Where Redis does not answer in time it returns the error and goes on
+// trying in the background; at worst the lease lapses.
+//
+// A lock that was lost is left alone, for what remains of its expiry is other
+// people's safety margin: Release then returns the *LostError.
+func (l *Lock) Release(ctx context.Context) error {
+	l.giving.Lock()
+	defer l.giving.Unlock()
+	sent := l.client.clock.now()
+	l.mu.Lock()
+	l.expire(sent)
+	cause := l.cause
+	l.finish(ErrReleased)
+	l.mu.Unlock()
+	switch {
+	case errors.Is(cause, ErrReleased):
+		return nil
+	case cause != nil:
+		return cause
+	}
+	l.client.renewer.remove(l)
+
+	rest := max(0, l.cfg.minHold-sent.t.Sub(l.acquired.t))
+	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, l.value, "token", rest)
+	if l.stray.remaining(sent) > 0 {
+		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg.expiry())
+	}
+	if err != nil {
+		l.client.goBackground(func() {
+			l.client.giveBack(l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
+		})
+		return fmt.Errorf("redislock: release %q: %w", l.key, err)
+	}
+	if r.word() == "mismatch" {
+		return &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
+	}
+	return nil
+}
+
+// Detach ends this grant here without giving the lock back, and returns the token
+// with which another process can Adopt it. The token says that this process has
+// stopped, so whoever adopts it need not fear that two act at once. The lease is
+// renewed once more to leave time for that.
+func (l *Lock) Detach(ctx context.Context) (string, error) {
+	l.giving.Lock()
+	defer l.giving.Unlock()
+	sent := l.client.clock.now()
+	l.mu.Lock()
+	l.expire(sent)
+	cause := l.cause
+	l.finish(ErrReleased)
+	l.mu.Unlock()
+	if cause != nil {
+		return "", cause
+	}
+	l.client.renewer.remove(l)
+
+	stopped := l.token
+	stopped.stopped = true
+	r, err := l.client.run(context.WithoutCancel(ctx), l.cfg.operationTimeout(), adoptScript,
+		[]string{l.key}, l.value, stopped.String(), milliseconds(min(l.cfg.lease, l.maxRemaining(sent))+l.cfg.lockDelay))
+	if err != nil {
+		return l.value, fmt.Errorf("redislock: detach %q: %w", l.key, err)
+	}
+	if r.word() != "ok" {
+		return "", &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
+	}
+	return stopped.String(), nil
+}
+
+// maxRemaining is what the grant's maximum leaves.
+func (l *Lock) maxRemaining(now instant) time.Duration {
+	if l.cfg.maxHold == 0 {
+		return 1<<63 - 1
+	}
+	return l.cfg.maxHold - now.since(l.acquired)
+}
+
+// planRenewal sets when the next renewal is due after one that was sent at sent
+// and left span. The caller holds mu, or the lock is not shared yet.
+func (l *Lock) planRenewal(sent instant, span time.Duration) {
+	l.renewAt = time.Time{}
+	if !l.cfg.renew || l.maxRemaining(sent) <= span {
+		return
+	}
+	every := min(l.cfg.renewEvery, span/2)
+	l.renewAt = sent.t.Add(every - every/10 + rand.N(every/5+1))
+}
+
+// renewed takes in the reply to a renewal that was sent at sent for span.
+func (l *Lock) renewed(sent instant, span time.Duration, r reply) error {
+	l.mu.Lock()
+	if l.cause != nil {
+		defer l.mu.Unlock()
+		return l.cause
+	}
+	switch r.word() {
+	case "ok":
+		defer l.mu.Unlock()
+		next := validity{sent, validitySpan(span)}
+		now := l.client.clock.now()
+		if next.remaining(now) > l.valid.remaining(now) {
+			l.valid = next
+		}
+		l.failure = nil
+		return nil
+	case "mismatch":
+		lost := &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
+		l.finish(lost)
+		l.mu.Unlock()
+		l.client.renewer.remove(l)
+		return lost
+	}
+	l.mu.Unlock()
+	return r.unexpected("renew", l.key)
+}
+
+// expire ends the grant if its validity is over, and says whether it has ended.
+// The caller holds mu.
+func (l *Lock) expire(now instant) bool {
+	if l.cause == nil && l.valid.remaining(now) <= 0 {
+		l.finish(&LostError{Key: l.key, Token: l.value, Err: l.lapseReason()})
+	}
+	return l.cause != nil
+}
+
+// Why a lease ended of which no renewal failed: nobody asked for one, or this
+// process did not run, or its maximum was reached.
+var (
+	errNotRenewed = errors.New("it was not renewed in time")
+	errMaxHold    = errors.New("it reached its maximum hold")
+)
+
+func (l *Lock) lapseReason() error {
+	switch {
+	case l.failure != nil:
+		return l.failure
+	case l.cfg.renew && l.renewAt.IsZero():
+		return errMaxHold
+	}
+	return errNotRenewed
+}
+
+// finish ends the grant for a cause, once. The caller holds mu.
+func (l *Lock) finish(cause error) {
+	if l.cause != nil {
+		return
+	}
+	l.cause = cause
+	if l.cancel != nil {
+		l.cancel(cause)
+	}
+}

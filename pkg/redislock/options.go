@@ -1,0 +1,216 @@
+package redislock
+
+import (
+	"fmt"
+	"time"
+)
+
+// Defaults of a lock.
+const (
+	DefaultLease         = 10 * time.Second
+	DefaultRetryAttempts = 3
+	DefaultRetryDelay    = 100 * time.Millisecond
+	// DefaultFenceRetention is how long Redis remembers the highest fencing token of
+	// a lock that nobody acquires any more.
+	DefaultFenceRetention = 24 * time.Hour
+)
+
+// minLease is the smallest lease: Redis counts expiry in milliseconds, and the
+// drift that is kept back must leave something to hold.
+const minLease = 5 * time.Millisecond
+
+// maxHistory bounds what WithHistory keeps.
+const maxHistory = 1000
+
+// Option configures a Client.
+type Option func(*Client)
+
+// WithIdentity names this client in the tokens of its locks, for others to see
+// who holds. Without it the identity is the host name.
+func WithIdentity(identity string) Option {
+	return func(c *Client) { c.identity = identity }
+}
+
+// withClock replaces the clock; tests only.
+func withClock(clk clock) Option {
+	return func(c *Client) { c.clock = clk }
+}
+
+// LockOption configures one call that acquires or adopts a lock.
+type LockOption func(*lockConfig)
+
+type lockConfig struct {
+	identity       string
+	lease          time.Duration
+	lockDelay      time.Duration
+	minHold        time.Duration
+	maxHold        time.Duration
+	renewEvery     time.Duration
+	renew          bool
+	fenced         bool
+	seen           uint64
+	fenceRetention time.Duration
+	history        int
+	attempts       int
+	delay          time.Duration
+	wait           bool
+	onRefusal      func(error)
+}
+
+// WithLease sets for how long a grant is valid unless it is renewed. Default 10 s.
+func WithLease(d time.Duration) LockOption {
+	return func(c *lockConfig) { c.lease = d }
+}
+
+// WithRenewEvery sets the time between two renewals, at most half of the lease.
+// Default a third of the lease. Each is moved by up to 10 % at random, so that
+// many locks do not renew in step.
+func WithRenewEvery(d time.Duration) LockOption {
+	return func(c *lockConfig) { c.renewEvery = d; c.renew = true }
+}
+
+// WithoutRenewal leaves it to the caller to prolong the lease, with Lock.Extend.
+func WithoutRenewal() LockOption {
+	return func(c *lockConfig) { c.renew = false; c.renewEvery = 0 }
+}
+
+// WithLockDelay keeps the key taken for d longer than the lease is valid. It gives
+// a holder that lost its lease that much time to notice and stop, and a replica
+// that much time to catch up. A clean release does not wait for it.
+func WithLockDelay(d time.Duration) LockOption {
+	return func(c *lockConfig) { c.lockDelay = d }
+}
+
+// WithMinHold keeps the lock taken for at least d after it was acquired, even if
+// it is released or its holder dies sooner: a job that takes milliseconds then
+// runs once though the clocks of its callers differ.
+func WithMinHold(d time.Duration) LockOption {
+	return func(c *lockConfig) { c.minHold = d }
+}
+
+// WithMaxHold bounds how long one grant can be renewed: a holder that hangs, but
+// whose process lives, loses the lock then.
+func WithMaxHold(d time.Duration) LockOption {
+	return func(c *lockConfig) { c.maxHold = d }
+}
+
+// WithoutFence takes the lock by a plain SET NX PX: faster, and Lock.Fence is 0.
+// A resource behind it cannot tell a stale holder, and a loss of data in Redis
+// goes unnoticed.
+func WithoutFence() LockOption {
+	return func(c *lockConfig) { c.fenced = false }
+}
+
+// WithSeen tells the highest fencing token that the caller knows of from a memory
+// of its own, such as a status that outlives the process. The client remembers
+// what it sees by itself while it lives.
+func WithSeen(fence uint64) LockOption {
+	return func(c *lockConfig) { c.seen = fence }
+}
+
+// WithFenceRetention sets for how long after the last grant Redis remembers the
+// highest fencing token and the history. Tokens rise beyond it all the same, for
+// the server's time is their floor; but a caller that remembers one for longer
+// takes the forgotten counter for lost data, and waits one expiry before it
+// acquires. Default 24 h.
+func WithFenceRetention(d time.Duration) LockOption {
+	return func(c *lockConfig) { c.fenceRetention = d }
+}
+
+// WithHistory keeps the last n grants of a fenced lock for Inspect to return.
+// Default none.
+func WithHistory(n int) LockOption {
+	return func(c *lockConfig) { c.history = n }
+}
+
+// WithRetry sets how often Acquire tries and how long it sleeps in between.
+// Default 3 and 100 ms.
+func WithRetry(attempts int, delay time.Duration) LockOption {
+	return func(c *lockConfig) { c.attempts, c.delay, c.wait = attempts, delay, false }
+}
+
+// WithWait makes Acquire wait until the lock is free or the context is done. A
+// release wakes the longest waiter of each process; a lock that is not released
+// is tried again when it expires, and a store that does not answer with a delay.
+func WithWait() LockOption {
+	return func(c *lockConfig) { c.wait = true }
+}
+
+// OnRefusal has f told of every try that did not acquire, with a *HeldError, a
+// *QuarantineError or the error that prevented asking. It is called from the
+// goroutine that acquires and must not block.
+func OnRefusal(f func(error)) LockOption {
+	return func(c *lockConfig) { c.onRefusal = f }
+}
+
+// LockIdentity replaces the client's identity in the token of one lock.
+func LockIdentity(identity string) LockOption {
+	return func(c *lockConfig) { c.identity = identity }
+}
+
+func (c *Client) configure(key string, opts []LockOption) (*lockConfig, error) {
+	cfg := &lockConfig{
+		identity:       c.identity,
+		lease:          DefaultLease,
+		renew:          true,
+		fenced:         true,
+		fenceRetention: DefaultFenceRetention,
+		attempts:       DefaultRetryAttempts,
+		delay:          DefaultRetryDelay,
+	}
+	for _, opt := range opts {
+		opt(cfg)
+	}
+	if err := ValidateKey(key); err != nil {
+		return nil, err
+	}
+	if cfg.renew && cfg.renewEvery == 0 {
+		cfg.renewEvery = cfg.lease / 3
+	}
+	return cfg, cfg.validate()
+}
+
+func (cfg *lockConfig) validate() error {
+	wrong := func(what string, value any, why string) error {
+		return invalid(what, fmt.Sprint(value), why)
+	}
+	switch {
+	case cfg.lease < minLease:
+		return wrong("lease", cfg.lease, fmt.Sprintf("is shorter than %s", minLease))
+	case cfg.renew && (cfg.renewEvery <= 0 || cfg.renewEvery > cfg.lease/2):
+		return wrong("renewEvery", cfg.renewEvery, fmt.Sprintf("is not between 0 and half of the lease, %s", cfg.lease/2))
+	case cfg.lockDelay < 0:
+		return wrong("lockDelay", cfg.lockDelay, "is negative")
+	case cfg.minHold < 0:
+		return wrong("minHold", cfg.minHold, "is negative")
+	case cfg.maxHold < 0:
+		return wrong("maxHold", cfg.maxHold, "is negative")
+	case cfg.maxHold > 0 && cfg.maxHold < max(cfg.lease, cfg.minHold):
+		return wrong("maxHold", cfg.maxHold, "is shorter than the lease or the minimum hold")
+	case cfg.fenceRetention < cfg.expiry():
+		return wrong("fenceRetention", cfg.fenceRetention, fmt.Sprintf("is shorter than the lock's expiry, %s", cfg.expiry()))
+	case cfg.history < 0 || cfg.history > maxHistory:
+		return wrong("history", cfg.history, fmt.Sprintf("is not between 0 and %d", maxHistory))
+	case cfg.history > 0 && !cfg.fenced:
+		return wrong("history", cfg.history, "needs a fence")
+	case cfg.attempts < 1:
+		return wrong("retry attempts", cfg.attempts, "is less than 1")
+	case cfg.delay < 0:
+		return wrong("retry delay", cfg.delay, "is negative")
+	}
+	return validateIdentity(cfg.identity)
+}
+
+// expiry is what K gets when it is granted.
+func (cfg *lockConfig) expiry() time.Duration {
+	return max(cfg.lease+cfg.lockDelay, cfg.minHold)
+}
+
+// operationTimeout bounds one command about a lock, so that a node that is stuck
+// is noticed while there is still validity to act in.
+func (cfg *lockConfig) operationTimeout() time.Duration {
+	if cfg.renew {
+		return cfg.renewEvery / 2
+	}
+	return cfg.lease / 4
+}

@@ -1,0 +1,124 @@
+package redislock
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	//go:embed scripts/acquire.lua
+	acquireSource string
+	//go:embed scripts/renew.lua
+	renewSource string
+	//go:embed scripts/release.lua
+	releaseSource string
+	//go:embed scripts/adopt.lua
+	adoptSource string
+	//go:embed scripts/forcerelease.lua
+	forceReleaseSource string
+	//go:embed scripts/inspect.lua
+	inspectSource string
+
+	acquireScript      = redis.NewScript(acquireSource)
+	renewScript        = redis.NewScript(renewSource)
+	releaseScript      = redis.NewScript(releaseSource)
+	adoptScript        = redis.NewScript(adoptSource)
+	forceReleaseScript = redis.NewScript(forceReleaseSource)
+	inspectScript      = redis.NewScript(inspectSource)
+)
+
+// reply is what a script of ours answers: a word and what belongs to it.
+type reply []any
+
+func (r reply) word() string { return r.text(0) }
+
+func (r reply) text(i int) string {
+	if i < len(r) {
+		if s, ok := r[i].(string); ok {
+			return s
+		}
+	}
+	return ""
+}
+
+func (r reply) number(i int) int64 {
+	if i < len(r) {
+		if n, ok := r[i].(int64); ok {
+			return n
+		}
+	}
+	return 0
+}
+
+func (r reply) duration(i int) time.Duration {
+	return time.Duration(r.number(i)) * time.Millisecond
+}
+
+// unexpected is returned for a reply that no script of ours gives: a proxy that
+// does not speak Redis, say.
+func (r reply) unexpected(operation, key string) error {
+	return fmt.Errorf("redislock: %s %q: unexpected reply %v", operation, key, []any(r))
+}
+
+// run sends one script and gives up on the answer after timeout. The server may
+// carry it out all the same, then or later.
+func (c *Client) run(ctx context.Context, timeout time.Duration, s *redis.Script, keys []string, args ...any) (reply, error) {
+	return bounded(ctx, timeout, func(ctx context.Context) (reply, error) {
+		return s.Run(ctx, c.rdb, keys, args...).Slice()
+	})
+}
+
+// bounded returns when call does, or when ctx is done or the timeout over,
+// whichever is first: go-redis heeds a context's deadline only where
+// ContextTimeoutEnabled is set, and its cancellation not at all while it waits
+// for an answer. A call that is given up on ends by itself, unheard.
+func bounded[T any](ctx context.Context, timeout time.Duration, call func(context.Context) (T, error)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	if err := ctx.Err(); err != nil {
+		var none T
+		return none, err
+	}
+	inner, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	done := make(chan outcome, 1)
+	go func() {
+		value, err := call(inner)
+		done <- outcome{value, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil && inner.Err() != nil {
+			break
+		}
+		return o.value, o.err
+	case <-inner.Done():
+	}
+	var none T
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
+	return none, &timeoutError{timeout}
+}
+
+// A timeoutError is not the caller's context that ended, so it must not look like
+// context.DeadlineExceeded.
+type timeoutError struct{ after time.Duration }
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("no answer from Redis within %s", e.after)
+}
+
+func (e *timeoutError) Timeout() bool   { return true }
+func (e *timeoutError) Temporary() bool { return true }
+
+// milliseconds rounds up: an expiry must never be shorter than what was asked for.
+func milliseconds(d time.Duration) int64 {
+	return int64((d + time.Millisecond - 1) / time.Millisecond)
+}

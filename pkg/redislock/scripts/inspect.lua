@@ -1,0 +1,22 @@
+-- inspect: what is at a lock, without touching it.
+--
+-- KEYS[1]  K, the lock
+-- KEYS[2]  {K}:fence
+--
+-- Reply    {kind, value, pttl, fence, now}
+--          kind 'none', 'string' or 'other'; fence '' where none is stored
+local t = redis.call('TIME')
+local now = t[1] * 1e6 + t[2]
+
+local fence = redis.pcall('GET', KEYS[2])
+if type(fence) == 'table' or not fence then
+  fence = ''
+end
+local current = redis.pcall('GET', KEYS[1])
+if type(current) == 'table' then
+  return {'other', '', redis.call('PTTL', KEYS[1]), fence, now}
+end
+if not current then
+  return {'none', '', -2, fence, now}
+end
+return {'string', current, redis.call('PTTL', KEYS[1]), fence, now}

@@ -1,0 +1,244 @@
+package redislock
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// wakes wakes waiters when a lock is given back. All waiters of a client share one
+// subscription; those of one key queue up, and only the first of them is woken or
+// keeps a timer, so that a release costs each process one try however many wait.
+//
+// A waiter joins before it tries again, and the confirmation of its subscription
+// wakes it, so a release cannot fall between its try and its wait. The same holds
+// after a reconnect, for go-redis then subscribes anew.
+type wakes struct {
+	c *Client
+
+	mu     sync.Mutex
+	queues map[string]*wakeQueue // by channel
+	pubsub *redis.PubSub
+	kick   chan struct{} // the wanted subscriptions have changed
+	closed bool
+}
+
+type wakeQueue struct {
+	waiters   []*waiter
+	confirmed bool
+}
+
+type waiter struct {
+	hub     *wakes
+	channel string
+	// wake asks for a try; promoted says that this waiter is the first now.
+	wake, promoted chan struct{}
+}
+
+func newWakes(c *Client) *wakes {
+	return &wakes{c: c, queues: map[string]*wakeQueue{}, kick: make(chan struct{}, 1)}
+}
+
+func (h *wakes) join(key string) *waiter {
+	w := &waiter{hub: h, channel: wakeChannel(key), wake: make(chan struct{}, 1), promoted: make(chan struct{}, 1)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	q := h.queues[w.channel]
+	if q == nil {
+		q = &wakeQueue{}
+		h.queues[w.channel] = q
+		h.start()
+		notify(h.kick)
+	}
+	q.waiters = append(q.waiters, w)
+	return w
+}
+
+// leave takes a waiter out. If it was the first its place goes to the next, and so
+// does a wake-up that it did not use to acquire the lock.
+func (w *waiter) leave(acquired bool) {
+	h := w.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	q := h.queues[w.channel]
+	first := q.waiters[0] == w
+	for i, other := range q.waiters {
+		if other == w {
+			q.waiters = append(q.waiters[:i], q.waiters[i+1:]...)
+			break
+		}
+	}
+	if len(q.waiters) == 0 {
+		delete(h.queues, w.channel)
+		notify(h.kick)
+		return
+	}
+	if first {
+		notify(q.waiters[0].promoted)
+		if !acquired {
+			notify(q.waiters[0].wake)
+		}
+	}
+}
+
+// wait returns when it is time to try again: the waiter was woken, or it is the
+// first and until has come. Its error is ctx's.
+func (w *waiter) wait(ctx context.Context, until time.Time) error {
+	for {
+		var timer <-chan time.Time
+		stop := func() {}
+		if w.first() {
+			timer, stop = w.hub.c.clock.timer(until.Sub(w.hub.c.clock.now().t))
+		}
+		select {
+		case <-ctx.Done():
+			stop()
+			return ctx.Err()
+		case <-w.hub.c.life.Done():
+			stop()
+			return ErrClosed
+		case <-w.wake:
+			stop()
+			return nil
+		case <-timer:
+			return nil
+		case <-w.promoted:
+			stop()
+		}
+	}
+}
+
+func (w *waiter) first() bool {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	return w.hub.queues[w.channel].waiters[0] == w
+}
+
+// pushed says whether releases are known to reach this waiter.
+func (w *waiter) pushed() bool {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	return w.hub.queues[w.channel].confirmed
+}
+
+// start begins the subscription at the first waiter. The caller holds mu.
+func (h *wakes) start() {
+	if h.pubsub != nil || h.closed {
+		return
+	}
+	h.pubsub = h.c.rdb.Subscribe(h.c.life)
+	go h.subscribe()
+}
+
+// subscribe brings the subscriptions in line with the queues. It alone changes
+// them, for a SUBSCRIBE can block on a dead network and must not do so under mu.
+func (h *wakes) subscribe() {
+	have := map[string]bool{}
+	listening := false
+	for {
+		select {
+		case <-h.c.life.Done():
+			return
+		case <-h.kick:
+		}
+		var add, drop []string
+		h.mu.Lock()
+		for channel := range h.queues {
+			if !have[channel] {
+				add = append(add, channel)
+			}
+		}
+		for channel := range have {
+			if h.queues[channel] == nil {
+				drop = append(drop, channel)
+			}
+		}
+		h.mu.Unlock()
+		// An error of these is seen by listen, whose next Receive connects anew and
+		// subscribes to all that was asked for.
+		if len(drop) > 0 {
+			_ = h.pubsub.Unsubscribe(h.c.life, drop...)
+		}
+		if len(add) > 0 {
+			_ = h.pubsub.Subscribe(h.c.life, add...)
+		}
+		for _, channel := range drop {
+			delete(have, channel)
+		}
+		for _, channel := range add {
+			have[channel] = true
+		}
+		if !listening && len(add) > 0 {
+			listening = true
+			go h.listen()
+		}
+	}
+}
+
+func (h *wakes) listen() {
+	const firstPause, lastPause = 50 * time.Millisecond, time.Second
+	pause := firstPause
+	for {
+		message, err := h.pubsub.Receive(h.c.life)
+		if h.c.life.Err() != nil {
+			return
+		}
+		if err != nil {
+			h.unconfirm()
+			select {
+			case <-h.c.life.Done():
+				return
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, lastPause)
+			continue
+		}
+		pause = firstPause
+		switch m := message.(type) {
+		case *redis.Subscription:
+			if m.Kind == "subscribe" {
+				h.wakeFirst(m.Channel, true)
+			}
+		case *redis.Message:
+			h.wakeFirst(m.Channel, false)
+		}
+	}
+}
+
+func (h *wakes) wakeFirst(channel string, confirmed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	q := h.queues[channel]
+	if q == nil {
+		return
+	}
+	q.confirmed = q.confirmed || confirmed
+	notify(q.waiters[0].wake)
+}
+
+func (h *wakes) unconfirm() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, q := range h.queues {
+		q.confirmed = false
+	}
+}
+
+func (h *wakes) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	if h.pubsub != nil {
+		_ = h.pubsub.Close()
+	}
+}
+
+// notify leaves a signal for whoever reads c next.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
