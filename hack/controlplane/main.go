@@ -90,6 +90,10 @@ func kubectl() {
 }
 
 func kwok() {
+	// The Kubernetes packages have put a --version of their own among the flags
+	// of every command, which is not what kwok takes it for.
+	pflag.CommandLine = pflag.NewFlagSet(os.Args[0], pflag.ExitOnError)
+
 	flags := pflag.NewFlagSet("global", pflag.ContinueOnError)
 	flags.ParseErrorsAllowlist.UnknownFlags = true
 	flags.Usage = func() {}
