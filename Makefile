@@ -117,7 +117,7 @@ redis: ## Install redis-server where it is missing.
 
 .PHONY: controlplane
 controlplane: ## Build the API server, etcd and kubectl that tests and demo run (minutes, once).
-	$(GO) run ./test/cluster/cmd/controlplane build
+	$(GO) run ./test/cluster/cmd/cluster build
 
 ##@ Build
 
