@@ -19,8 +19,10 @@ const (
 // +kubebuilder:validation:Enum=Always
 type HoldPolicy string
 
-// HoldAlways: this cluster competes for the lock all the time.
-const HoldAlways HoldPolicy = "Always"
+const (
+	// HoldAlways: this cluster competes for the lock all the time.
+	HoldAlways HoldPolicy = "Always"
+)
 
 // LockState is whether this cluster holds a lock.
 //
