@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -82,7 +83,8 @@ func (o *options) bind(fs *flag.FlagSet) {
 }
 
 func main() {
-	var o options
+	// An error says what is wrong and where; the stack says nothing to its reader.
+	o := options{logging: zap.Options{StacktraceLevel: zapcore.DPanicLevel}}
 	o.bind(flag.CommandLine)
 	flag.Parse()
 	if o.printVersion {

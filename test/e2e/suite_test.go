@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -79,7 +80,12 @@ func newSite(_ context.Context, name string, c *cluster.Cluster) *site {
 func artifacts() string {
 	GinkgoHelper()
 	if dir := os.Getenv("E2E_ARTIFACTS"); dir != "" {
-		dir = filepath.Join(dir, CurrentSpecReport().LeafNodeText)
+		dir = filepath.Join(dir, strings.Map(func(r rune) rune {
+			if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+				return r
+			}
+			return '-'
+		}, CurrentSpecReport().LeafNodeText))
 		Expect(os.MkdirAll(dir, 0o755)).To(Succeed())
 		return dir
 	}
