@@ -311,7 +311,9 @@ func (a *attempt) unheard(sent instant, timeout time.Duration, err error) error 
 func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration, fence uint64) (*Lock, error) {
 	t := a.token
 	t.fence = fence
-	a.c.memory.saw(a.key, fence)
+	if plausible(fence, a.c.server.micros(sent)) {
+		a.c.memory.saw(a.key, fence)
+	}
 	l := &Lock{
 		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: t.String(),
 		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
