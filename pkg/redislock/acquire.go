@@ -239,7 +239,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
 		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history)
 	if err != nil {
-		return nil, a.unheard(sent, timeout, err)
+		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(3))
 	switch r.word() {
@@ -298,11 +298,12 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 	return nil, a.held(r.text(1), r.duration(2), r.number(4))
 }
 
-// unheard notes that a try was sent which may be granted all the same. The answer
-// to a later try says nothing about it: it may still be on its way.
-func (a *attempt) unheard(sent instant, timeout time.Duration, err error) error {
+// unheard notes that a try was sent which may be granted all the same, until the
+// server holds it void. The answer to a later try says nothing about it: it may
+// still be on its way.
+func (a *attempt) unheard(sent instant, void time.Duration, err error) error {
 	if !Refused(err) && !redis.IsOOMError(err) {
-		a.stray = validity{sent, timeout}
+		a.stray = validity{sent, void}
 	}
 	return a.wrap(err)
 }
