@@ -109,8 +109,11 @@ func (a *attempt) repeat(ctx context.Context) (*Lock, error) {
 			return l, nil
 		}
 		a.refused(err)
-		if n == a.cfg.attempts || !retryable(err) || ctx.Err() != nil {
+		if n == a.cfg.attempts || !retryable(err) {
 			return nil, err
+		}
+		if ended := ctx.Err(); ended != nil {
+			return nil, gaveUp(a.key, ended, err)
 		}
 		timer, stop := a.c.clock.timer(a.cfg.delay)
 		select {
