@@ -46,10 +46,6 @@ func (v validity) remaining(now instant) time.Duration {
 	return v.span - now.since(v.from)
 }
 
-// deadline is the end as the monotonic clock tells it; remaining may be over
-// sooner.
-func (v validity) deadline() time.Time { return v.from.t.Add(v.span) }
-
 // validitySpan is what of an expiry a holder may use: 1 % and 2 ms are kept back
 // for clocks that run at different speeds (the Redlock article's CLOCK_DRIFT).
 func validitySpan(d time.Duration) time.Duration {

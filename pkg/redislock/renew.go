@@ -55,7 +55,7 @@ func (r *renewer) add(l *Lock) bool {
 		go r.loop()
 	}
 	l.mu.Lock()
-	l.next = l.dueAt()
+	l.next = l.dueAt(r.c.clock.now())
 	l.mu.Unlock()
 	heap.Push(&r.queue, l)
 	if r.wakeAt.IsZero() || l.next.Before(r.wakeAt) {
@@ -164,7 +164,7 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 				due = append(due, l)
 			}
 		}
-		l.next = l.dueAt()
+		l.next = l.dueAt(now)
 		l.mu.Unlock()
 		if over {
 			heap.Pop(&r.queue)
@@ -179,9 +179,10 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 	return due, min(max(r.queue[0].next.Sub(now.t), 50*time.Microsecond), watchInterval)
 }
 
-// dueAt is when a lock needs attention next. The caller holds mu.
-func (l *Lock) dueAt() time.Time {
-	end := l.valid.deadline()
+// dueAt is when a lock needs attention next, by the monotonic clock. The caller
+// holds mu.
+func (l *Lock) dueAt(now instant) time.Time {
+	end := now.t.Add(l.valid.remaining(now))
 	if l.sending || l.renewAt.IsZero() || l.renewAt.After(end) {
 		return end
 	}
@@ -264,7 +265,7 @@ func (r *renewer) batchEnded(batch []renewal, failure error) {
 		}
 		l.mu.Lock()
 		l.sending = false
-		l.next = l.dueAt()
+		l.next = l.dueAt(now)
 		l.mu.Unlock()
 		if l.position >= 0 && l.position < len(r.queue) && r.queue[l.position] == l {
 			heap.Fix(&r.queue, l.position)
