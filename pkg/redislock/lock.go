@@ -117,8 +117,8 @@ func (l *Lock) Status(ctx context.Context) (Status, error) {
 // Extend makes the lease valid for at least d from now. It never shortens it. A
 // lock that is gone is not acquired again: that is a *LostError.
 func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
-	if d < minLease {
-		return invalid("extension", d.String(), fmt.Sprintf("is shorter than %s", minLease))
+	if d < minLease || d > longest {
+		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longest))
 	}
 	sent := l.client.clock.now()
 	l.mu.Lock()
