@@ -117,8 +117,8 @@ func (l *Lock) Status(ctx context.Context) (Status, error) {
 // Extend makes the lease valid for at least d from now. It never shortens it. A
 // lock that is gone is not acquired again: that is a *LostError.
 func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
-	if d < minLease || d > longest {
-		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longest))
+	if d < minLease || d > longestSpan {
+		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
 	}
 	sent := l.client.clock.now()
 	l.mu.Lock()

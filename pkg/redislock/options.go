@@ -19,8 +19,8 @@ const (
 // drift that is kept back must leave something to hold.
 const minLease = 5 * time.Millisecond
 
-// longest bounds every duration, far from where sums of them overflow.
-const longest = 366 * 24 * time.Hour
+// longestSpan bounds every duration, far from where sums of them overflow.
+const longestSpan = 366 * 24 * time.Hour
 
 // maxHistory bounds what WithHistory keeps.
 const maxHistory = 1000
@@ -178,14 +178,14 @@ func (cfg *lockConfig) validate() error {
 		return invalid(what, fmt.Sprint(value), why)
 	}
 	switch {
-	case cfg.lease < minLease || cfg.lease > longest:
-		return wrong("lease", cfg.lease, fmt.Sprintf("is not between %s and %s", minLease, longest))
+	case cfg.lease < minLease || cfg.lease > longestSpan:
+		return wrong("lease", cfg.lease, fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
 	case cfg.renew && (cfg.renewEvery <= 0 || cfg.renewEvery > cfg.lease/2):
 		return wrong("renewEvery", cfg.renewEvery, fmt.Sprintf("is not between 0 and half of the lease, %s", cfg.lease/2))
-	case cfg.lockDelay < 0 || cfg.lockDelay > longest:
-		return wrong("lockDelay", cfg.lockDelay, fmt.Sprintf("is not between 0 and %s", longest))
-	case cfg.minHold < 0 || cfg.minHold > longest:
-		return wrong("minHold", cfg.minHold, fmt.Sprintf("is not between 0 and %s", longest))
+	case cfg.lockDelay < 0 || cfg.lockDelay > longestSpan:
+		return wrong("lockDelay", cfg.lockDelay, fmt.Sprintf("is not between 0 and %s", longestSpan))
+	case cfg.minHold < 0 || cfg.minHold > longestSpan:
+		return wrong("minHold", cfg.minHold, fmt.Sprintf("is not between 0 and %s", longestSpan))
 	case cfg.maxHold < 0:
 		return wrong("maxHold", cfg.maxHold, "is negative")
 	case cfg.maxHold > 0 && cfg.maxHold < max(cfg.lease, cfg.minHold):

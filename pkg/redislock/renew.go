@@ -50,12 +50,13 @@ func (r *renewer) add(l *Lock) bool {
 	if r.closed {
 		return false
 	}
+	now := r.c.clock.now()
 	if !r.running {
 		r.running = true
-		go r.loop()
+		go r.loop(now)
 	}
 	l.mu.Lock()
-	l.next = l.dueAt(r.c.clock.now())
+	l.next = l.dueAt(now)
 	l.mu.Unlock()
 	heap.Push(&r.queue, l)
 	if r.wakeAt.IsZero() || l.next.Before(r.wakeAt) {
@@ -88,8 +89,9 @@ func (r *renewer) close() {
 	r.queue = nil
 }
 
-func (r *renewer) loop() {
-	last := r.c.clock.now()
+// loop runs from the first lock to the end of the client; last is when the clocks
+// were looked at last.
+func (r *renewer) loop(last instant) {
 	idle := false
 	for {
 		now := r.c.clock.now()
