@@ -210,10 +210,11 @@ func (cfg *lockConfig) expiry() time.Duration {
 }
 
 // operationTimeout bounds one command about a lock, so that a node that is stuck
-// is noticed while there is still validity to act in.
+// is noticed while there is still validity to act in. For so long an acquire that
+// is stuck counts, and Close waits for what cleans up after it.
 func (cfg *lockConfig) operationTimeout() time.Duration {
 	if cfg.renew {
-		return cfg.renewEvery / 2
+		return min(cfg.renewEvery/2, operationTimeout)
 	}
-	return cfg.lease / 4
+	return min(cfg.lease/4, operationTimeout)
 }
