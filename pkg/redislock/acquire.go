@@ -321,12 +321,13 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 	l := &Lock{
 		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: t.String(),
 		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
+		renewer: a.c.renewers.of(ctx, a.key),
 	}
 	if l.valid.remaining(a.c.clock.now()) <= 0 {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), errLate)
 	}
 	l.planRenewal(sent, span)
-	if !a.c.renewer.add(l) {
+	if !l.renewer.add(l) {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), ErrClosed)
 	}
 	return l, nil

@@ -28,6 +28,7 @@ type Lock struct {
 	value    string // token, as it stands in Redis
 	acquired instant
 	stray    validity // see attempt
+	renewer  *renewer
 
 	// giving serialises Release and Detach.
 	giving sync.Mutex
@@ -159,7 +160,7 @@ func (l *Lock) Release(ctx context.Context) error {
 	case cause != nil:
 		return cause
 	}
-	l.client.renewer.remove(l)
+	l.renewer.remove(l)
 
 	rest := max(0, l.cfg.minHold-sent.t.Sub(l.acquired.t))
 	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, l.value, "token", rest)
@@ -194,7 +195,7 @@ func (l *Lock) Detach(ctx context.Context) (string, error) {
 	if cause != nil {
 		return "", cause
 	}
-	l.client.renewer.remove(l)
+	l.renewer.remove(l)
 
 	stopped := l.token
 	stopped.stopped = true
@@ -249,7 +250,7 @@ func (l *Lock) renewed(sent instant, span time.Duration, r reply) error {
 		lost := &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
 		l.finish(lost)
 		l.mu.Unlock()
-		l.client.renewer.remove(l)
+		l.renewer.remove(l)
 		return lost
 	}
 	l.mu.Unlock()

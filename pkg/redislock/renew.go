@@ -23,7 +23,45 @@ const (
 	clockJump = time.Millisecond
 )
 
-// renewer prolongs the leases of all locks of a client and ends those that were
+// renewers has a renewer for each node of a Cluster, so that a node which is stuck
+// delays the locks of no other: a pipeline takes as long as its slowest node. A
+// lock stays with its renewer when its slot moves.
+type renewers struct {
+	c *Client
+
+	mu     sync.Mutex
+	byNode map[string]*renewer // by address; "" where there are no nodes to tell apart
+	closed bool
+}
+
+func (rs *renewers) of(ctx context.Context, key string) *renewer {
+	node := ""
+	if cluster, ok := rs.c.rdb.(*redis.ClusterClient); ok {
+		if primary, err := cluster.MasterForKey(ctx, key); err == nil {
+			node = primary.Options().Addr
+		}
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	r := rs.byNode[node]
+	if r == nil {
+		r = newRenewer(rs.c)
+		r.closed = rs.closed
+		rs.byNode[node] = r
+	}
+	return r
+}
+
+func (rs *renewers) close() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.closed = true
+	for _, r := range rs.byNode {
+		r.close()
+	}
+}
+
+// renewer prolongs the leases of all locks on a node and ends those that were
 // not prolonged: one queue by due time and one goroutine for all of them, which
 // never itself waits for Redis, so that a lease ends on time though Redis hangs.
 type renewer struct {
