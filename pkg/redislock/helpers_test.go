@@ -2,6 +2,8 @@ package redislock
 
 import (
 	"context"
+	"flag"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +14,18 @@ import (
 	"github.com/redislock-operator/redislock-operator/test/proxy"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
+
+// TestMain has more tests run at once than there are processors: they wait more
+// than they work.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	atOnce := true
+	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
+	if atOnce {
+		_ = flag.Set("test.parallel", "16")
+	}
+	os.Exit(m.Run())
+}
 
 const key = "lock:a"
 

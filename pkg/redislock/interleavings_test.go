@@ -120,7 +120,7 @@ func TestInterleaving04AnAcquireThatArrivesBetweenItsCleanUpsIsGivenBack(t *test
 	acquaint(t, c)
 	stuck := p.Hold(acquireOf(key))
 	// The expiry is out of reach: only the clean-up can free the key.
-	abandonAcquire(t, g, c, stuck, WithLease(20*time.Second), WithoutRenewal(), WithLockDelay(10*time.Minute))
+	abandonAcquire(t, g, c, stuck, WithLease(12*time.Second), WithoutRenewal(), WithLockDelay(10*time.Minute))
 
 	g.Eventually(func() int { return p.Count(releaseOf(key)) }).Should(Equal(1))
 	g.Expect(stuck.Deliver()).To(ContainSubstring("granted"))
@@ -410,9 +410,9 @@ func TestInterleaving19AStuckNodeDelaysNeitherItsCallerNorOtherNodes(t *testing.
 	var wg sync.WaitGroup
 	for name, call := range calls {
 		wg.Go(func() {
+			started := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			started := time.Now()
 			if err := call(ctx); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%s: %v", name, err)
 			}
