@@ -109,8 +109,11 @@ func (a *attempt) repeat(ctx context.Context) (*Lock, error) {
 			return l, nil
 		}
 		a.refused(err)
-		if n == a.cfg.attempts || !retryable(err) || ctx.Err() != nil {
+		if n == a.cfg.attempts || !retryable(err) {
 			return nil, err
+		}
+		if ended := ctx.Err(); ended != nil {
+			return nil, gaveUp(a.key, ended, err)
 		}
 		timer, stop := a.c.clock.timer(a.cfg.delay)
 		select {
@@ -239,7 +242,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
 		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history)
 	if err != nil {
-		return nil, a.unheard(sent, timeout, err)
+		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(3))
 	switch r.word() {
@@ -298,11 +301,12 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 	return nil, a.held(r.text(1), r.duration(2), r.number(4))
 }
 
-// unheard notes that a try was sent which may be granted all the same. The answer
-// to a later try says nothing about it: it may still be on its way.
-func (a *attempt) unheard(sent instant, timeout time.Duration, err error) error {
+// unheard notes that a try was sent which may be granted all the same, until the
+// server holds it void. The answer to a later try says nothing about it: it may
+// still be on its way.
+func (a *attempt) unheard(sent instant, void time.Duration, err error) error {
 	if !Refused(err) && !redis.IsOOMError(err) {
-		a.stray = validity{sent, timeout}
+		a.stray = validity{sent, void}
 	}
 	return a.wrap(err)
 }
@@ -311,16 +315,19 @@ func (a *attempt) unheard(sent instant, timeout time.Duration, err error) error 
 func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration, fence uint64) (*Lock, error) {
 	t := a.token
 	t.fence = fence
-	a.c.memory.saw(a.key, fence)
+	if plausible(fence, a.c.server.micros(sent)) {
+		a.c.memory.saw(a.key, fence)
+	}
 	l := &Lock{
 		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: t.String(),
 		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
+		renewer: a.c.renewers.of(ctx, a.key),
 	}
 	if l.valid.remaining(a.c.clock.now()) <= 0 {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), errLate)
 	}
 	l.planRenewal(sent, span)
-	if !a.c.renewer.add(l) {
+	if !l.renewer.add(l) {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), ErrClosed)
 	}
 	return l, nil

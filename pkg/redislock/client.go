@@ -22,10 +22,10 @@ type Client struct {
 	nonce    string
 	sequence atomic.Uint64
 
-	server  serverTime
-	memory  memory
-	renewer *renewer
-	wakes   *wakes
+	server   serverTime
+	memory   memory
+	renewers *renewers
+	wakes    *wakes
 
 	// life ends with Close; background counts what still goes on then.
 	life       context.Context
@@ -51,7 +51,7 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Client, error) {
 		return nil, err
 	}
 	c.life, c.end = context.WithCancel(context.Background())
-	c.renewer = newRenewer(c)
+	c.renewers = &renewers{c: c, byNode: map[string]*renewer{}}
 	c.wakes = newWakes(c)
 	return c, nil
 }
@@ -126,7 +126,7 @@ func (c *Client) Close(ctx context.Context) error {
 	if already {
 		return nil
 	}
-	c.renewer.close()
+	c.renewers.close()
 	done := make(chan struct{})
 	go func() {
 		c.background.Wait()

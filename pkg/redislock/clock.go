@@ -6,13 +6,14 @@ import "time"
 // still while a machine sleeps, the boot clock does not, and the wall clock can be
 // set; a lease is over as soon as any of them says so.
 type instant struct {
-	t    time.Time     // wall and monotonic
+	t    time.Time     // monotonic
+	wall time.Duration // since 1970
 	boot time.Duration // since boot, or since some other fixed moment
 }
 
 // since returns the largest time that any clock saw pass between from and i.
 func (i instant) since(from instant) time.Duration {
-	return max(i.t.Sub(from.t), i.t.Round(0).Sub(from.t.Round(0)), i.boot-from.boot)
+	return max(i.t.Sub(from.t), i.wall-from.wall, i.boot-from.boot)
 }
 
 // clock is where time comes from, so that tests can bend it.
@@ -25,7 +26,8 @@ type clock interface {
 type systemClock struct{}
 
 func (systemClock) now() instant {
-	return instant{t: time.Now(), boot: bootTime()}
+	t := time.Now()
+	return instant{t: t, wall: time.Duration(t.UnixNano()), boot: bootTime()}
 }
 
 func (systemClock) timer(d time.Duration) (<-chan time.Time, func()) {
@@ -43,10 +45,6 @@ type validity struct {
 func (v validity) remaining(now instant) time.Duration {
 	return v.span - now.since(v.from)
 }
-
-// deadline is the end as the monotonic clock tells it; remaining may be over
-// sooner.
-func (v validity) deadline() time.Time { return v.from.t.Add(v.span) }
 
 // validitySpan is what of an expiry a holder may use: 1 % and 2 ms are kept back
 // for clocks that run at different speeds (the Redlock article's CLOCK_DRIFT).

@@ -152,5 +152,6 @@ func (e *MismatchError) Unwrap() error { return ErrMismatch }
 // wrong or missing credentials, a command or key that its ACL denies. Trying
 // again does not help until somebody changes something.
 func Refused(err error) bool {
-	return redis.IsAuthError(err) || redis.IsPermissionError(err)
+	return redis.IsAuthError(err) || redis.IsPermissionError(err) ||
+		redis.HasErrorPrefix(err, "The user executing the script can't") // Redis before 7.2 has no code for it
 }

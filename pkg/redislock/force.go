@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// operationTimeout bounds a command that belongs to no lease.
+// operationTimeout bounds a command that belongs to no lease, and any other.
 const operationTimeout = 5 * time.Second
 
 // ForceOption configures a release by force.

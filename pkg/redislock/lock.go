@@ -28,6 +28,7 @@ type Lock struct {
 	value    string // token, as it stands in Redis
 	acquired instant
 	stray    validity // see attempt
+	renewer  *renewer
 
 	// giving serialises Release and Detach.
 	giving sync.Mutex
@@ -117,8 +118,8 @@ func (l *Lock) Status(ctx context.Context) (Status, error) {
 // Extend makes the lease valid for at least d from now. It never shortens it. A
 // lock that is gone is not acquired again: that is a *LostError.
 func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
-	if d < minLease {
-		return invalid("extension", d.String(), fmt.Sprintf("is shorter than %s", minLease))
+	if d < minLease || d > longestSpan {
+		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
 	}
 	sent := l.client.clock.now()
 	l.mu.Lock()
@@ -159,7 +160,7 @@ func (l *Lock) Release(ctx context.Context) error {
 	case cause != nil:
 		return cause
 	}
-	l.client.renewer.remove(l)
+	l.renewer.remove(l)
 
 	rest := max(0, l.cfg.minHold-sent.t.Sub(l.acquired.t))
 	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, l.value, "token", rest)
@@ -194,7 +195,7 @@ func (l *Lock) Detach(ctx context.Context) (string, error) {
 	if cause != nil {
 		return "", cause
 	}
-	l.client.renewer.remove(l)
+	l.renewer.remove(l)
 
 	stopped := l.token
 	stopped.stopped = true
@@ -249,7 +250,7 @@ func (l *Lock) renewed(sent instant, span time.Duration, r reply) error {
 		lost := &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
 		l.finish(lost)
 		l.mu.Unlock()
-		l.client.renewer.remove(l)
+		l.renewer.remove(l)
 		return lost
 	}
 	l.mu.Unlock()

@@ -19,6 +19,9 @@ const (
 // drift that is kept back must leave something to hold.
 const minLease = 5 * time.Millisecond
 
+// longestSpan bounds every duration, far from where sums of them overflow.
+const longestSpan = 366 * 24 * time.Hour
+
 // maxHistory bounds what WithHistory keeps.
 const maxHistory = 1000
 
@@ -175,14 +178,14 @@ func (cfg *lockConfig) validate() error {
 		return invalid(what, fmt.Sprint(value), why)
 	}
 	switch {
-	case cfg.lease < minLease:
-		return wrong("lease", cfg.lease, fmt.Sprintf("is shorter than %s", minLease))
+	case cfg.lease < minLease || cfg.lease > longestSpan:
+		return wrong("lease", cfg.lease, fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
 	case cfg.renew && (cfg.renewEvery <= 0 || cfg.renewEvery > cfg.lease/2):
 		return wrong("renewEvery", cfg.renewEvery, fmt.Sprintf("is not between 0 and half of the lease, %s", cfg.lease/2))
-	case cfg.lockDelay < 0:
-		return wrong("lockDelay", cfg.lockDelay, "is negative")
-	case cfg.minHold < 0:
-		return wrong("minHold", cfg.minHold, "is negative")
+	case cfg.lockDelay < 0 || cfg.lockDelay > longestSpan:
+		return wrong("lockDelay", cfg.lockDelay, fmt.Sprintf("is not between 0 and %s", longestSpan))
+	case cfg.minHold < 0 || cfg.minHold > longestSpan:
+		return wrong("minHold", cfg.minHold, fmt.Sprintf("is not between 0 and %s", longestSpan))
 	case cfg.maxHold < 0:
 		return wrong("maxHold", cfg.maxHold, "is negative")
 	case cfg.maxHold > 0 && cfg.maxHold < max(cfg.lease, cfg.minHold):
@@ -207,10 +210,11 @@ func (cfg *lockConfig) expiry() time.Duration {
 }
 
 // operationTimeout bounds one command about a lock, so that a node that is stuck
-// is noticed while there is still validity to act in.
+// is noticed while there is still validity to act in. For so long an acquire that
+// is stuck counts, and Close waits for what cleans up after it.
 func (cfg *lockConfig) operationTimeout() time.Duration {
 	if cfg.renew {
-		return cfg.renewEvery / 2
+		return min(cfg.renewEvery/2, operationTimeout)
 	}
-	return cfg.lease / 4
+	return min(cfg.lease/4, operationTimeout)
 }

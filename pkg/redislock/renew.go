@@ -23,7 +23,45 @@ const (
 	clockJump = time.Millisecond
 )
 
-// renewer prolongs the leases of all locks of a client and ends those that were
+// renewers has a renewer for each node of a Cluster, so that a node which is stuck
+// delays the locks of no other: a pipeline takes as long as its slowest node. A
+// lock stays with its renewer when its slot moves.
+type renewers struct {
+	c *Client
+
+	mu     sync.Mutex
+	byNode map[string]*renewer // by address; "" where there are no nodes to tell apart
+	closed bool
+}
+
+func (rs *renewers) of(ctx context.Context, key string) *renewer {
+	node := ""
+	if cluster, ok := rs.c.rdb.(*redis.ClusterClient); ok {
+		if primary, err := cluster.MasterForKey(ctx, key); err == nil {
+			node = primary.Options().Addr
+		}
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	r := rs.byNode[node]
+	if r == nil {
+		r = newRenewer(rs.c)
+		r.closed = rs.closed
+		rs.byNode[node] = r
+	}
+	return r
+}
+
+func (rs *renewers) close() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.closed = true
+	for _, r := range rs.byNode {
+		r.close()
+	}
+}
+
+// renewer prolongs the leases of all locks on a node and ends those that were
 // not prolonged: one queue by due time and one goroutine for all of them, which
 // never itself waits for Redis, so that a lease ends on time though Redis hangs.
 type renewer struct {
@@ -50,12 +88,13 @@ func (r *renewer) add(l *Lock) bool {
 	if r.closed {
 		return false
 	}
+	now := r.c.clock.now()
 	if !r.running {
 		r.running = true
-		go r.loop()
+		go r.loop(now)
 	}
 	l.mu.Lock()
-	l.next = l.dueAt()
+	l.next = l.dueAt(now)
 	l.mu.Unlock()
 	heap.Push(&r.queue, l)
 	if r.wakeAt.IsZero() || l.next.Before(r.wakeAt) {
@@ -88,8 +127,9 @@ func (r *renewer) close() {
 	r.queue = nil
 }
 
-func (r *renewer) loop() {
-	last := r.c.clock.now()
+// loop runs from the first lock to the end of the client; last is when the clocks
+// were looked at last.
+func (r *renewer) loop(last instant) {
 	idle := false
 	for {
 		now := r.c.clock.now()
@@ -164,7 +204,7 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 				due = append(due, l)
 			}
 		}
-		l.next = l.dueAt()
+		l.next = l.dueAt(now)
 		l.mu.Unlock()
 		if over {
 			heap.Pop(&r.queue)
@@ -179,9 +219,10 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 	return due, min(max(r.queue[0].next.Sub(now.t), 50*time.Microsecond), watchInterval)
 }
 
-// dueAt is when a lock needs attention next. The caller holds mu.
-func (l *Lock) dueAt() time.Time {
-	end := l.valid.deadline()
+// dueAt is when a lock needs attention next, by the monotonic clock. The caller
+// holds mu.
+func (l *Lock) dueAt(now instant) time.Time {
+	end := now.t.Add(l.valid.remaining(now))
 	if l.sending || l.renewAt.IsZero() || l.renewAt.After(end) {
 		return end
 	}
@@ -264,7 +305,7 @@ func (r *renewer) batchEnded(batch []renewal, failure error) {
 		}
 		l.mu.Lock()
 		l.sending = false
-		l.next = l.dueAt()
+		l.next = l.dueAt(now)
 		l.mu.Unlock()
 		if l.position >= 0 && l.position < len(r.queue) && r.queue[l.position] == l {
 			heap.Fix(&r.queue, l.position)

@@ -55,6 +55,13 @@ func (s *serverTime) micros(at instant) int64 {
 	return (at.boot + s.high).Microseconds()
 }
 
+// uncertainty returns how much too late the answer of micros can be.
+func (s *serverTime) uncertainty() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.high - s.low
+}
+
 // stepped returns how many steps of the server's clock were noticed, and the last.
 func (s *serverTime) stepped() (int, time.Duration) {
 	s.mu.Lock()

@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -135,7 +136,7 @@ func (h *wakes) start() {
 // subscribe brings the subscriptions in line with the queues. It alone changes
 // them, for a SUBSCRIBE can block on a dead network and must not do so under mu.
 func (h *wakes) subscribe() {
-	have := map[string]bool{}
+	var have map[string]*wakeQueue
 	listening := false
 	for {
 		select {
@@ -143,19 +144,23 @@ func (h *wakes) subscribe() {
 			return
 		case <-h.kick:
 		}
-		var add, drop []string
 		h.mu.Lock()
-		for channel := range h.queues {
-			if !have[channel] {
+		want := maps.Clone(h.queues)
+		h.mu.Unlock()
+		var add, drop []string
+		for channel, q := range want {
+			// A queue that took the place of another subscribes again: it may have
+			// missed a message, and only a confirmation of its own tells it to look.
+			if have[channel] != q {
 				add = append(add, channel)
 			}
 		}
 		for channel := range have {
-			if h.queues[channel] == nil {
+			if want[channel] == nil {
 				drop = append(drop, channel)
 			}
 		}
-		h.mu.Unlock()
+		have = want
 		// An error of these is seen by listen, whose next Receive connects anew and
 		// subscribes to all that was asked for.
 		if len(drop) > 0 {
@@ -163,12 +168,6 @@ func (h *wakes) subscribe() {
 		}
 		if len(add) > 0 {
 			_ = h.pubsub.Subscribe(h.c.life, add...)
-		}
-		for _, channel := range drop {
-			delete(have, channel)
-		}
-		for _, channel := range add {
-			have[channel] = true
 		}
 		if !listening && len(add) > 0 {
 			listening = true

@@ -28,6 +28,9 @@ local now = t[1] * 1e6 + t[2]
 
 local current = redis.pcall('GET', KEYS[1])
 if type(current) == 'table' then
+  if not string.find(current.err, 'WRONGTYPE', 1, true) then
+    return current -- an ACL, say: nobody knows what is there
+  end
   return {'held', '', redis.call('PTTL', KEYS[1]), now}
 end
 if current then

@@ -16,6 +16,9 @@ local t = redis.call('TIME')
 local now = t[1] * 1e6 + t[2]
 
 local current = redis.pcall('GET', KEYS[1])
+if type(current) == 'table' and not string.find(current.err, 'WRONGTYPE', 1, true) then
+  return current -- an ACL, say: nobody knows what is there
+end
 if type(current) == 'table' or not current then
   return {'mismatch', '', now}
 end

@@ -16,6 +16,9 @@
 -- value releases nothing.
 local current = redis.pcall('GET', KEYS[1])
 if type(current) == 'table' then
+  if not string.find(current.err, 'WRONGTYPE', 1, true) then
+    return current -- an ACL, say: nobody knows what is there
+  end
   return {'mismatch', ''}
 end
 if not current then

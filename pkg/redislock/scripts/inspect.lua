@@ -14,6 +14,9 @@ if type(fence) == 'table' or not fence then
 end
 local current = redis.pcall('GET', KEYS[1])
 if type(current) == 'table' then
+  if not string.find(current.err, 'WRONGTYPE', 1, true) then
+    return current -- an ACL, say: nobody knows what is there
+  end
   return {'other', '', redis.call('PTTL', KEYS[1]), fence, now}
 end
 if not current then
