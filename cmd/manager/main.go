@@ -95,13 +95,14 @@ func main() {
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 	redis.SetLogger(redisLogger{log.WithName("redis")})
-	if err := run(ctrl.SetupSignalHandler(), log, o); err != nil {
+	if err := run(ctrl.LoggerInto(ctrl.SetupSignalHandler(), log), o); err != nil {
 		log.Error(err, "The manager ended")
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, log logr.Logger, o options) error {
+func run(ctx context.Context, o options) error {
+	log := ctrl.LoggerFrom(ctx)
 	cfg, err := o.load()
 	if err != nil {
 		return err
@@ -144,7 +145,7 @@ func run(ctx context.Context, log logr.Logger, o options) error {
 	if err != nil {
 		return fmt.Errorf("setting up the manager: %w", err)
 	}
-	uid, err := clusterUID(ctx, log, mgr.GetAPIReader())
+	uid, err := clusterUID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return err
 	}
@@ -245,14 +246,14 @@ func (o *options) metrics() metricsserver.Options {
 
 // clusterUID is the UID of kube-system, which is what a cluster is known by. It
 // waits for an API server that is not there yet.
-func clusterUID(ctx context.Context, log logr.Logger, reader client.Reader) (string, error) {
+func clusterUID(ctx context.Context, reader client.Reader) (string, error) {
 	for {
 		namespace := &corev1.Namespace{}
 		err := reader.Get(ctx, client.ObjectKey{Name: "kube-system"}, namespace)
 		if err == nil {
 			return string(namespace.UID), nil
 		}
-		log.Info("Waiting for the API server, to learn this cluster's identity", "error", err.Error())
+		ctrl.LoggerFrom(ctx).Info("Waiting for the API server, to learn this cluster's identity", "error", err.Error())
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()

@@ -66,7 +66,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 
 	say("Setting up: one Redis, two Kubernetes clusters, the operator in each")
 	redis, err := redisserver.New(ctx, redisserver.Options{AppendOnly: true})

@@ -299,8 +299,8 @@ func (c *Campaign) acquired(ctx context.Context, spec Spec, lock *redislock.Lock
 
 // lost takes in the end of a lease.
 func (c *Campaign) lost(ctx context.Context, spec Spec, lock *redislock.Lock) {
-	var loss *redislock.LostError
-	if !errors.As(context.Cause(lock.Context()), &loss) {
+	loss, ok := errors.AsType[*redislock.LostError](context.Cause(lock.Context()))
+	if !ok {
 		return // the client was closed
 	}
 	reason, message := explain(loss, spec)
@@ -357,17 +357,17 @@ const duplicateMessage = "duplicate identity: a process outside this cluster's c
 
 // refused takes in why an attempt did not get the lock.
 func (c *Campaign) refused(ctx context.Context, spec Spec, refusal error) {
-	var held *redislock.HeldError
-	var quarantine *redislock.QuarantineError
+	held, isHeld := errors.AsType[*redislock.HeldError](refusal)
+	quarantine, isQuarantined := errors.AsType[*redislock.QuarantineError](refusal)
 	switch {
 	case ctx.Err() != nil || errors.Is(refusal, redislock.ErrClosed):
-	case errors.As(refusal, &quarantine):
+	case isQuarantined:
 		c.free(v1alpha1.ReasonQuarantined, fmt.Sprintf(
 			"Redis has lost acknowledged writes: it knows fencing token %d, but %d was granted. A holder that it forgot may still be alive, so nothing is acquired for one full expiry, %s",
 			quarantine.Stored, quarantine.Seen, spec.expiry()))
-	case errors.As(refusal, &held) && held.Free():
+	case isHeld && held.Free():
 		c.free(v1alpha1.ReasonCompeting, "the lock is free, but its key is kept taken for a while: it was released by force")
-	case errors.As(refusal, &held):
+	case isHeld:
 		c.heldBy(ctx, spec, held)
 	case errors.Is(refusal, redislock.ErrCorrupt):
 		c.free(v1alpha1.ReasonCorruptFence, refusal.Error())

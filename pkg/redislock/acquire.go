@@ -169,12 +169,11 @@ func (a *attempt) refused(err error) {
 // pauseAfter is how long a waiter that nobody wakes sleeps after a refusal: until
 // the key expires, but not so long that a release it did not hear of costs much.
 func pauseAfter(refusal error, pushed bool) time.Duration {
-	var quarantine *QuarantineError
-	if errors.As(refusal, &quarantine) {
+	if quarantine, ok := errors.AsType[*QuarantineError](refusal); ok {
 		return quarantine.Remaining
 	}
-	var held *HeldError
-	if !errors.As(refusal, &held) {
+	held, ok := errors.AsType[*HeldError](refusal)
+	if !ok {
 		return longestBlind
 	}
 	longest := longestWait

@@ -37,11 +37,12 @@ type StoreReport struct {
 func (r StoreReport) Verdict() Verdict {
 	worst := Safe
 	for _, f := range r.Findings {
-		switch {
-		case f.Verdict == Dangerous:
+		switch f.Verdict {
+		case Dangerous:
 			return Dangerous
-		case f.Verdict == Unverified:
+		case Unverified:
 			worst = Unverified
+		case Safe:
 		}
 	}
 	return worst
