@@ -143,11 +143,19 @@ var _ = Describe("Stores that cannot be used", func() {
 		Expect(rdb.ConfigSet(ctx, "appendonly", "yes").Err()).To(Succeed())
 		Expect(rdb.ConfigSet(ctx, "maxmemory", "100mb").Err()).To(Succeed())
 		Expect(rdb.ConfigSet(ctx, "maxmemory-policy", "volatile-lru").Err()).To(Succeed())
-		Eventually(storeSafe(metav1.ConditionFalse, "set noeviction")).WithContext(ctx).WithTimeout(90 * time.Second).Should(Succeed())
+		// It looks once a minute, and when it starts.
+		Expect(st.managers[blue].Stop()).To(Succeed())
+		Expect(st.managers[blue].Start()).To(Succeed())
+		Eventually(storeSafe(metav1.ConditionFalse, "set noeviction")).WithContext(ctx).Should(Succeed())
 		metrics, err := st.managers[blue].Metrics(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(metrics).To(ContainSubstring(`redislock_store_check{check="Eviction",store="default",verdict="Dangerous"} 1`))
 		Expect(metrics).To(ContainSubstring(`redislock_store_up{store="default"} 1`))
+
+		Expect(rdb.ConfigSet(ctx, "maxmemory-policy", "noeviction").Err()).To(Succeed())
+		Expect(st.managers[blue].Stop()).To(Succeed())
+		Expect(st.managers[blue].Start()).To(Succeed())
+		Eventually(storeSafe(metav1.ConditionTrue, "nothing was found")).WithContext(ctx).Should(Succeed())
 	}, SpecTimeout(3*time.Minute))
 })
 
