@@ -57,6 +57,7 @@ type RedisLockSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^\\\\pZ\\\\pC]*$')",message="key must have no spaces, line breaks or other invisible characters: take them out, or write ':' or '-' in their place"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^[{][^{}]*[}]:')",message="key must not begin with a hash tag and ':', as the keys do that the operator keeps beside a lock: begin it with something else, as in lock:{nightly}:report"
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^{}]*([{][^{}]+[}][^{}]*)?$')",message="key may have braces only as one Redis hash tag, one '{' and after it one '}' with at least one character between them, or the keys beside it would land on another node: take the other braces out"
 	Key string `json:"key,omitempty"`
 

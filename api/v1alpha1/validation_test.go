@@ -159,6 +159,7 @@ func TestSpecIsRefusedWithAdvice(t *testing.T) {
 		"key with an opening brace alone":    {`{key: "foo{bar"}`, "spec.key", braces},
 		"key with braces the wrong way":      {`{key: "a}b{c"}`, "spec.key", braces},
 		"key with two hash tags":             {`{key: "{a}{b}"}`, "spec.key", braces},
+		"key like that of a companion":       {`{key: "{x}:fence"}`, "spec.key", "begin it with something else"},
 		"key with a brace in the hash tag":   {`{key: "{a{b}"}`, "spec.key", braces},
 		"store that is an address":           {`{store: "redis://redis:6379"}`, "spec.store", store},
 		"store in capitals":                  {`{store: Default}`, "spec.store", store},
