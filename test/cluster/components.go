@@ -88,6 +88,9 @@ func (c *Cluster) newAPIServer() *Process {
 		"--service-cluster-ip-range=" + serviceCIDR,
 		"--allow-privileged=true",
 		"--profiling=false",
+		// Else a server that is told to end waits a minute for its watches to.
+		"--shutdown-send-retry-after=true",
+		"--shutdown-watch-termination-grace-period=2s",
 		"--v=1",
 	}
 	if c.opts.Audit {
