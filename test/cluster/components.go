@@ -80,6 +80,8 @@ func (c *Cluster) newAPIServer() *Process {
 		"--tls-cert-file=" + c.path("pki", "server.crt"),
 		"--tls-private-key-file=" + c.path("pki", "server.key"),
 		"--client-ca-file=" + c.path("pki", "ca.crt"),
+		// The name of a node means nothing to the resolver.
+		"--kubelet-preferred-address-types=InternalIP",
 		"--kubelet-client-certificate=" + c.path("pki", "kubelet-client.crt"),
 		"--kubelet-client-key=" + c.path("pki", "kubelet-client.key"),
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",

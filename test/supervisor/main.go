@@ -50,6 +50,7 @@ type supervisor struct {
 
 	remove   []string
 	cgroups  []string
+	binds    []Bind
 	detached bool
 }
 
@@ -143,6 +144,9 @@ func (s *supervisor) answer(m message) {
 		s.remove = append(s.remove, m.Paths...)
 	case "cgroups":
 		s.cgroups = append(s.cgroups, m.Paths...)
+	case "mounts":
+		s.binds = append(s.binds, m.Binds...)
+		err = privateMounts(m.Binds)
 	case "detach":
 		s.detached = true
 	case "ping":
@@ -178,7 +182,7 @@ func (s *supervisor) start(c Command) (int, error) {
 	pid, err := syscall.ForkExec(c.Path, append([]string{c.Path}, c.Args...), &syscall.ProcAttr{
 		Dir: c.Dir, Env: env,
 		Files: []uintptr{null.Fd(), out.Fd(), out.Fd()},
-		Sys:   attributes(c),
+		Sys:   attributes(),
 	})
 	if err != nil {
 		return 0, err
@@ -257,10 +261,7 @@ func (s *supervisor) end() error {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	var errs []error
-	for _, dir := range append(slices.Clone(s.remove), s.dir) {
-		errs = append(errs, unmountBelow(dir))
-	}
+	errs := []error{unmount(s.binds)}
 	for _, dir := range s.cgroups {
 		errs = append(errs, removeCgroups(dir))
 	}

@@ -55,10 +55,10 @@ type Command struct {
 	Dir  string
 	// Log is a file to which all output is appended.
 	Log string
-	// PrivateMounts gives the process a mount namespace of its own, so that
-	// what it mounts goes with it (Linux, root).
-	PrivateMounts bool
 }
+
+// Bind shows a file or folder at another place, as mount --bind does.
+type Bind struct{ Source, Target string }
 
 // Supervisor is the end of the pipe in the program that wants processes.
 type Supervisor struct {
@@ -80,6 +80,7 @@ type message struct {
 	Name    string   `json:"name,omitempty"`
 	Signal  int      `json:"signal,omitempty"`
 	Paths   []string `json:"paths,omitempty"`
+	Binds   []Bind   `json:"binds,omitempty"`
 	PID     int      `json:"pid,omitempty"`
 	Error   string   `json:"error,omitempty"`
 }
@@ -238,6 +239,14 @@ func (s *Supervisor) RemoveAtEnd(paths ...string) error {
 // end, with all below them.
 func (s *Supervisor) RemoveCgroupsAtEnd(paths ...string) error {
 	_, err := s.call(message{Op: "cgroups", Paths: paths})
+	return err
+}
+
+// PrivateMounts gives the processes that are started from now on a mount
+// namespace of their own, which they share, with these binds in it: what they
+// mount is seen by nobody else and goes with them (Linux, root).
+func (s *Supervisor) PrivateMounts(binds ...Bind) error {
+	_, err := s.call(message{Op: "mounts", Binds: binds})
 	return err
 }
 
