@@ -39,7 +39,6 @@ type realNode struct {
 	network, gateway string
 	port             *ports.Port
 	dir              string
-	cgroup           string
 	programs         nodePrograms
 }
 
@@ -85,7 +84,6 @@ func newRealNode(ctx context.Context, c *Cluster) (*realNode, error) {
 		gateway: fmt.Sprintf("10.%d.%d.1", high, low),
 		port:    port,
 		dir:     filepath.Join(c.sockets, "node"),
-		cgroup:  "redislock-" + port.String(),
 
 		programs: programs,
 	}, nil
@@ -188,7 +186,7 @@ func (n *realNode) start(ctx context.Context) error {
 	return n.startKubelet(ctx)
 }
 
-// prepare makes the node's folders, mount namespace and control group.
+// prepare makes the node's folders and its mount namespace.
 func (n *realNode) prepare() error {
 	c := n.cluster
 	var binds []supervisor.Bind
@@ -221,16 +219,17 @@ func (n *realNode) prepare() error {
 	if err := os.WriteFile(n.path("resolv.conf"), resolv, 0o644); err != nil {
 		return err
 	}
-	// Outside of the hierarchy of kubelet's own, so that it can be found again.
-	var cgroups []string
+	// Other nodes have the same parents for the control groups of their
+	// containers; which of them are ours containerd's folder of bundles says.
+	var parents []string
 	mounts, err := cgroupMounts()
 	if err != nil {
 		return err
 	}
 	for _, m := range mounts {
-		cgroups = append(cgroups, filepath.Join(m, n.cgroup))
+		parents = append(parents, filepath.Join(m, "k8s.io"))
 	}
-	if err := c.super.RemoveCgroupsAtEnd(cgroups...); err != nil {
+	if err := c.super.RemoveCgroupsAtEnd(n.path("run/containerd/io.containerd.runtime.v2.task/k8s.io"), parents...); err != nil {
 		return err
 	}
 	if n.dir != c.path("node") || !c.ownDir {
@@ -362,7 +361,6 @@ resolvConf: %q
 # The machine is not the kubelet's own: it takes what it is given.
 failCgroupV1: false
 cgroupDriver: cgroupfs
-cgroupRoot: /%s
 cgroupsPerQOS: false
 enforceNodeAllocatable: []
 localStorageCapacityIsolation: false
@@ -385,7 +383,7 @@ func (n *realNode) startKubelet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config := fmt.Appendf(nil, kubeletConfig, n.port, c.path("pki", "server.crt"), c.path("pki", "server.key"), c.path("pki", "ca.crt"), n.path("resolv.conf"), n.cgroup)
+	config := fmt.Appendf(nil, kubeletConfig, n.port, c.path("pki", "server.crt"), c.path("pki", "server.key"), c.path("pki", "ca.crt"), n.path("resolv.conf"))
 	if err := os.WriteFile(n.path("kubelet.yaml"), config, 0o644); err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func TestRealNodeRunsContainers(t *testing.T) {
 	node := nodeIn(g, c.Dir())
 	g.Expect(node.traces(g)).To(ContainElements(HavePrefix("process"), HavePrefix("cgroup"), HavePrefix("interface")))
 	g.Expect(c.Stop()).To(Succeed())
-	g.Eventually(node.traces).WithArguments(g).WithTimeout(soon).Should(BeEmpty())
+	g.Eventually(node.traces).WithTimeout(soon).Should(BeEmpty())
 	g.Expect(sharedPlaces(g)).To(Equal(before))
 }
 
@@ -62,25 +62,28 @@ func TestNothingIsLeftOfARealNodeWhoseProgramIsKilled(t *testing.T) {
 	var node nodeTraces
 	dir := killParent(g, "real", func(dir string) { node = nodeIn(g, dir) })
 	g.Eventually(dir).WithTimeout(soon).ShouldNot(BeADirectory())
-	g.Eventually(node.traces).WithArguments(g).WithTimeout(soon).Should(BeEmpty())
+	g.Eventually(node.traces).WithTimeout(soon).Should(BeEmpty())
 	g.Expect(processesWith(dir)).To(BeEmpty())
 	g.Expect(sharedPlaces(g)).To(Equal(before))
 }
 
 // nodeTraces is by what the traces of one node can be told from those of others
 // that run on the machine at the same time.
-type nodeTraces struct{ dir, mounts, cgroup, gateway string }
+type nodeTraces struct {
+	dir, mounts, gateway string
+	containers           []string
+}
 
 func nodeIn(g Gomega, dir string) nodeTraces {
 	n := nodeTraces{dir: dir}
-	config, err := os.ReadFile(filepath.Join(dir, "node", "kubelet.yaml"))
+	bundles, err := filepath.Glob(filepath.Join(dir, "node", "run", "containerd", "io.containerd.runtime.v2.task", "k8s.io", "*"))
 	g.Expect(err).NotTo(HaveOccurred())
-	m := regexp.MustCompile(`cgroupRoot: /(\S+)`).FindSubmatch(config)
-	g.Expect(m).NotTo(BeNil())
-	n.cgroup = string(m[1])
+	for _, b := range bundles {
+		n.containers = append(n.containers, filepath.Base(b))
+	}
 	cni, err := os.ReadFile(filepath.Join(dir, "node", "cni", "10-redislock.conflist"))
 	g.Expect(err).NotTo(HaveOccurred())
-	m = regexp.MustCompile(`"subnet": "(\S+)0/24"`).FindSubmatch(cni)
+	m := regexp.MustCompile(`"subnet": "(\S+)0/24"`).FindSubmatch(cni)
 	g.Expect(m).NotTo(BeNil())
 	n.gateway = string(m[1]) + "1/"
 	files, err := filepath.Glob("/proc/[0-9]*")
@@ -106,11 +109,13 @@ func (n nodeTraces) traces(g Gomega) []string {
 			found = append(found, "process "+f)
 		}
 	}
-	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-		files, err := filepath.Glob(pattern + n.cgroup)
-		g.Expect(err).NotTo(HaveOccurred())
-		for _, f := range files {
-			found = append(found, "cgroup "+f)
+	for _, container := range n.containers {
+		for _, pattern := range []string{"/sys/fs/cgroup/k8s.io/", "/sys/fs/cgroup/*/k8s.io/"} {
+			files, err := filepath.Glob(pattern + container)
+			g.Expect(err).NotTo(HaveOccurred())
+			for _, f := range files {
+				found = append(found, "cgroup "+f)
+			}
 		}
 	}
 	interfaces, err := net.Interfaces()

@@ -120,7 +120,7 @@ func TestGivenAssetsAreHonoured(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(assets.Path(Etcd)).To(Equal(filepath.Join(dir, Etcd)))
 	_, err = assets.Path(Kwok)
-	g.Expect(err).To(MatchError(And(MatchError(ErrMissing), MatchError(ContainSubstring("unset "+AssetsEnv)))))
+	g.Expect(err).To(And(MatchError(ErrMissing), MatchError(ContainSubstring("unset "+AssetsEnv))))
 }
 
 func TestRootIsFoundFromWithin(t *testing.T) {

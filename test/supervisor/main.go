@@ -49,7 +49,7 @@ type supervisor struct {
 	reap     *sync.Cond
 
 	remove   []string
-	cgroups  []string
+	cgroups  []message // their Name is the folder of the names, their Paths the parents
 	binds    []Bind
 	detached bool
 }
@@ -143,7 +143,7 @@ func (s *supervisor) answer(m message) {
 	case "remove":
 		s.remove = append(s.remove, m.Paths...)
 	case "cgroups":
-		s.cgroups = append(s.cgroups, m.Paths...)
+		s.cgroups = append(s.cgroups, m)
 	case "mounts":
 		s.binds = append(s.binds, m.Binds...)
 		err = privateMounts(m.Binds)
@@ -261,10 +261,11 @@ func (s *supervisor) end() error {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	errs := []error{unmount(s.binds)}
-	for _, dir := range s.cgroups {
-		errs = append(errs, removeCgroups(dir))
+	var errs []error
+	for _, m := range s.cgroups {
+		errs = append(errs, removeCgroups(m.Name, m.Paths))
 	}
+	errs = append(errs, unmount(s.binds))
 	for _, dir := range s.remove {
 		errs = append(errs, os.RemoveAll(dir))
 	}

@@ -103,18 +103,34 @@ func killDescendants([]int) int {
 	return killed
 }
 
-// removeCgroups removes a control group and those below it.
-func removeCgroups(dir string) error {
+// removeCgroups removes the control groups that are called as the entries of a
+// folder, and their parents where those are of no use to anybody else.
+func removeCgroups(namesIn string, parents []string) error {
+	names, err := os.ReadDir(namesIn)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	errs := []error{err}
+	for _, parent := range parents {
+		for _, name := range names {
+			errs = append(errs, removeCgroupTree(filepath.Join(parent, name.Name())))
+		}
+		_ = syscall.Rmdir(parent)
+	}
+	return errors.Join(errs...)
+}
+
+// removeCgroupTree removes a control group and those below it.
+func removeCgroupTree(dir string) error {
 	var dirs []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return err
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
 		}
-		dirs = append(dirs, path)
-		return nil
+		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		err = nil
 	}
 	for _, d := range slices.Backward(dirs) {
 		if e := removeCgroup(d); e != nil {

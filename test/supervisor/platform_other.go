@@ -30,4 +30,4 @@ func privateMounts([]Bind) error { return errors.New("mount namespaces exist on 
 
 func unmount([]Bind) error { return nil }
 
-func removeCgroups(string) error { return nil }
+func removeCgroups(string, []string) error { return nil }

@@ -235,10 +235,11 @@ func (s *Supervisor) RemoveAtEnd(paths ...string) error {
 	return err
 }
 
-// RemoveCgroupsAtEnd adds folders of control groups to what is removed at the
-// end, with all below them.
-func (s *Supervisor) RemoveCgroupsAtEnd(paths ...string) error {
-	_, err := s.call(message{Op: "cgroups", Paths: paths})
+// RemoveCgroupsAtEnd removes control groups at the end: in each of the parents
+// those that are called as the entries of a folder are then, and the parents
+// themselves where nothing is left in them.
+func (s *Supervisor) RemoveCgroupsAtEnd(namesIn string, parents ...string) error {
+	_, err := s.call(message{Op: "cgroups", Name: namesIn, Paths: parents})
 	return err
 }
 
