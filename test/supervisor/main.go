@@ -267,9 +267,20 @@ func (s *supervisor) end() error {
 	}
 	errs = append(errs, unmount(s.binds))
 	for _, dir := range s.remove {
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, removeAll(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// removeAll removes a folder, in which processes of the program itself, who die
+// with it and not by us, may be writing for a moment.
+func removeAll(dir string) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := os.RemoveAll(dir)
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func (s *supervisor) pids() []int {
