@@ -153,13 +153,13 @@ func (c *Cluster) bringUp(ctx context.Context, prepare func(*Cluster) error) err
 			return err
 		}
 	}
-	if err := c.makeKeys(); err != nil {
-		return err
-	}
 	if c.opts.Nodes == NodesReal {
-		if c.node, err = newRealNode(c); err != nil {
+		if c.node, err = newRealNode(ctx, c); err != nil {
 			return err
 		}
+	}
+	if err := c.makeKeys(); err != nil {
+		return err
 	}
 	c.Etcd = c.newEtcd()
 	if err := c.Etcd.Start(ctx); err != nil {
@@ -275,7 +275,11 @@ func (c *Cluster) makeKeys() error {
 			return err
 		}
 	}
-	server, err := c.ca.Server("kube-apiserver", "127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1", podGateway)
+	hosts := []string{"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1"}
+	if c.node != nil {
+		hosts = append(hosts, c.node.address, c.node.gateway)
+	}
+	server, err := c.ca.Server("kube-apiserver", hosts...)
 	if err != nil {
 		return err
 	}

@@ -330,14 +330,14 @@ func TestKwokPlaysPods(t *testing.T) {
 func TestNothingIsLeftOfAKilledProgram(t *testing.T) {
 	t.Parallel()
 	g := NewWithT(t)
-	dir := killParent(g, "none")
+	dir := killParent(g, "none", func(string) {})
 	g.Eventually(dir).WithTimeout(soon).ShouldNot(BeADirectory())
 	g.Eventually(func() []string { return processesWith(dir) }).WithTimeout(soon).Should(BeEmpty())
 }
 
 // killParent runs this program as the parent of a cluster, kills it and returns
-// the folder of the cluster.
-func killParent(g *WithT, kind string) string {
+// the folder of the cluster, at which the caller may look before.
+func killParent(g *WithT, kind string, look func(dir string)) string {
 	self, err := os.Executable()
 	g.Expect(err).NotTo(HaveOccurred())
 	parent := exec.Command(self)
@@ -351,6 +351,7 @@ func killParent(g *WithT, kind string) string {
 	dir := strings.TrimSpace(line)
 	g.Expect(dir).To(BeADirectory(), line)
 	g.Expect(len(processesWith(dir))).To(BeNumerically(">=", 4))
+	look(dir)
 	g.Expect(parent.Process.Signal(syscall.SIGKILL)).To(Succeed())
 	_ = parent.Wait()
 	return dir

@@ -80,6 +80,8 @@ func (c *Cluster) newAPIServer() *Process {
 		"--tls-cert-file=" + c.path("pki", "server.crt"),
 		"--tls-private-key-file=" + c.path("pki", "server.key"),
 		"--client-ca-file=" + c.path("pki", "ca.crt"),
+		// The name of a node means nothing to the resolver.
+		"--kubelet-preferred-address-types=InternalIP",
 		"--kubelet-client-certificate=" + c.path("pki", "kubelet-client.crt"),
 		"--kubelet-client-key=" + c.path("pki", "kubelet-client.key"),
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
@@ -88,6 +90,9 @@ func (c *Cluster) newAPIServer() *Process {
 		"--service-cluster-ip-range=" + serviceCIDR,
 		"--allow-privileged=true",
 		"--profiling=false",
+		// Else a server that is told to end waits a minute for its watches to.
+		"--shutdown-send-retry-after=true",
+		"--shutdown-watch-termination-grace-period=2s",
 		"--v=1",
 	}
 	if c.opts.Audit {

@@ -33,6 +33,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/test/certs"
 	"github.com/redislock-operator/redislock-operator/test/children"
 	"github.com/redislock-operator/redislock-operator/test/ports"
+	"github.com/redislock-operator/redislock-operator/test/supervisor"
 )
 
 // ErrNotInstalled means that there is no redis-server to run.
@@ -137,7 +138,11 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s := &Server{opts: opts, program: program, dir: opts.Dir}
 	if s.dir == "" {
-		if s.dir, err = os.MkdirTemp("", "redislock-redis-"); err != nil {
+		parent, err := folders()
+		if err != nil {
+			return nil, err
+		}
+		if s.dir, err = os.MkdirTemp(parent, ""); err != nil {
 			return nil, fmt.Errorf("make a folder for redis-server: %w", err)
 		}
 		s.ownDir = true
@@ -150,6 +155,22 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	}
 	return s, nil
 }
+
+// folders is where the servers of this program have their folders. A supervisor
+// removes it when the program ends, in whatever way.
+var folders = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "redislock-redis-")
+	if err != nil {
+		return "", fmt.Errorf("make a folder for redis-server: %w", err)
+	}
+	if keeper, err = supervisor.New(dir, true); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, nil
+})
+
+// keeper is kept, because the end of its pipe is the sign of the program's end.
+var keeper *supervisor.Supervisor
 
 func lookup() (string, error) {
 	if p := os.Getenv("REDIS_SERVER"); p != "" {

@@ -1,16 +1,59 @@
 package redisserver_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	. "github.com/onsi/gomega"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
+
+const parentEnv = "TEST_REDISSERVER_PARENT"
+
+// TestMain is also the program that is killed in a test.
+func TestMain(m *testing.M) {
+	if os.Getenv(parentEnv) != "" {
+		s, err := redisserver.New(context.Background(), redisserver.Options{})
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println(s.PID(), s.Dir())
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+func TestNothingIsLeftOfAKilledProgram(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	self, err := os.Executable()
+	g.Expect(err).NotTo(HaveOccurred())
+	parent := exec.Command(self)
+	parent.Env = append(os.Environ(), parentEnv+"=yes")
+	out, err := parent.StdoutPipe()
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(parent.Start()).To(Succeed())
+	var pid int
+	var dir string
+	_, err = fmt.Fscan(out, &pid, &dir)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(dir).To(BeADirectory())
+	g.Expect(parent.Process.Kill()).To(Succeed())
+	_ = parent.Wait()
+	g.Eventually(func() error { return syscall.Kill(pid, 0) }).WithTimeout(20 * time.Second).Should(MatchError(syscall.ESRCH))
+	g.Eventually(filepath.Dir(dir)).WithTimeout(20 * time.Second).ShouldNot(BeADirectory())
+}
 
 func client(t *testing.T, s *redisserver.Server, rawURL string) *redis.Client {
 	t.Helper()

@@ -49,7 +49,8 @@ type supervisor struct {
 	reap     *sync.Cond
 
 	remove   []string
-	cgroups  []string
+	cgroups  []message // their Name is the folder of the names, their Paths the parents
+	binds    []Bind
 	detached bool
 }
 
@@ -142,7 +143,10 @@ func (s *supervisor) answer(m message) {
 	case "remove":
 		s.remove = append(s.remove, m.Paths...)
 	case "cgroups":
-		s.cgroups = append(s.cgroups, m.Paths...)
+		s.cgroups = append(s.cgroups, m)
+	case "mounts":
+		s.binds = append(s.binds, m.Binds...)
+		err = privateMounts(m.Binds)
 	case "detach":
 		s.detached = true
 	case "ping":
@@ -178,7 +182,7 @@ func (s *supervisor) start(c Command) (int, error) {
 	pid, err := syscall.ForkExec(c.Path, append([]string{c.Path}, c.Args...), &syscall.ProcAttr{
 		Dir: c.Dir, Env: env,
 		Files: []uintptr{null.Fd(), out.Fd(), out.Fd()},
-		Sys:   attributes(c),
+		Sys:   attributes(),
 	})
 	if err != nil {
 		return 0, err
@@ -258,16 +262,25 @@ func (s *supervisor) end() error {
 		time.Sleep(2 * time.Millisecond)
 	}
 	var errs []error
-	for _, dir := range append(slices.Clone(s.remove), s.dir) {
-		errs = append(errs, unmountBelow(dir))
+	for _, m := range s.cgroups {
+		errs = append(errs, removeCgroups(m.Name, m.Paths))
 	}
-	for _, dir := range s.cgroups {
-		errs = append(errs, removeCgroups(dir))
-	}
+	errs = append(errs, unmount(s.binds))
 	for _, dir := range s.remove {
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, removeAll(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// removeAll removes a folder, in which processes of the program itself, who die
+// with it and not by us, may be writing for a moment.
+func removeAll(dir string) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := os.RemoveAll(dir)
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func (s *supervisor) pids() []int {

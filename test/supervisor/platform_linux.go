@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,12 +26,37 @@ func adoptOrphans() error {
 	return nil
 }
 
-func attributes(c Command) *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if c.PrivateMounts {
-		a.Unshareflags = syscall.CLONE_NEWNS
+func attributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+// privateMounts moves this thread, and so all that it starts, to a mount
+// namespace of its own.
+func privateMounts(binds []Bind) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
 	}
-	return a
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keep mounts to ourselves: %w", err)
+	}
+	for _, b := range binds {
+		if err := unix.Mount(b.Source, b.Target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("show %s at %s: %w", b.Source, b.Target, err)
+		}
+	}
+	return nil
+}
+
+// unmount takes the binds away again, with all that was mounted below them: a
+// folder on which something is mounted cannot be removed.
+func unmount(binds []Bind) error {
+	var errs []error
+	for _, b := range slices.Backward(binds) {
+		if err := unix.Unmount(b.Target, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", b.Target, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // waitAny waits for a child to end and takes it off the process table under the
@@ -77,45 +103,53 @@ func killDescendants([]int) int {
 	return killed
 }
 
-// unmountBelow unmounts what is mounted in the folder, the last first.
-func unmountBelow(dir string) error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
+// removeCgroups removes the control groups that are called as the entries of a
+// folder, and their parents where those are of no use to anybody else.
+func removeCgroups(namesIn string, parents []string) error {
+	names, err := os.ReadDir(namesIn)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
-	var points []string
-	for line := range strings.Lines(string(b)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
-			points = append(points, fields[4])
+	errs := []error{err}
+	for _, parent := range parents {
+		for _, name := range names {
+			errs = append(errs, removeCgroupTree(filepath.Join(parent, name.Name())))
 		}
-	}
-	var errs []error
-	for _, p := range slices.Backward(points) {
-		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))
-		}
+		_ = syscall.Rmdir(parent)
 	}
 	return errors.Join(errs...)
 }
 
-// removeCgroups removes a control group and those below it.
-func removeCgroups(dir string) error {
+// removeCgroupTree removes a control group and those below it.
+func removeCgroupTree(dir string) error {
 	var dirs []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return err
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
 		}
-		dirs = append(dirs, path)
-		return nil
+		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		err = nil
 	}
 	for _, d := range slices.Backward(dirs) {
-		if e := syscall.Rmdir(d); e != nil && !errors.Is(e, fs.ErrNotExist) {
+		if e := removeCgroup(d); e != nil {
 			err = errors.Join(err, fmt.Errorf("remove the control group %s: %w", d, e))
 		}
 	}
 	return err
+}
+
+// removeCgroup tries again while the kernel still counts processes that are
+// gone already.
+func removeCgroup(dir string) error {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := syscall.Rmdir(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, syscall.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }

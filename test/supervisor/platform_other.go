@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"errors"
 	"sync"
 	"syscall"
 )
@@ -12,7 +13,7 @@ import (
 
 func adoptOrphans() error { return nil }
 
-func attributes(Command) *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 func waitAny(_ *sync.Mutex, status *syscall.WaitStatus) (int, error) {
 	return syscall.Wait4(-1, status, 0, nil)
@@ -25,6 +26,8 @@ func killDescendants(direct []int) int {
 	return len(direct)
 }
 
-func unmountBelow(string) error { return nil }
+func privateMounts([]Bind) error { return errors.New("mount namespaces exist on Linux only") }
 
-func removeCgroups(string) error { return nil }
+func unmount([]Bind) error { return nil }
+
+func removeCgroups(string, []string) error { return nil }

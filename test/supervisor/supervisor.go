@@ -55,10 +55,10 @@ type Command struct {
 	Dir  string
 	// Log is a file to which all output is appended.
 	Log string
-	// PrivateMounts gives the process a mount namespace of its own, so that
-	// what it mounts goes with it (Linux, root).
-	PrivateMounts bool
 }
+
+// Bind shows a file or folder at another place, as mount --bind does.
+type Bind struct{ Source, Target string }
 
 // Supervisor is the end of the pipe in the program that wants processes.
 type Supervisor struct {
@@ -80,6 +80,7 @@ type message struct {
 	Name    string   `json:"name,omitempty"`
 	Signal  int      `json:"signal,omitempty"`
 	Paths   []string `json:"paths,omitempty"`
+	Binds   []Bind   `json:"binds,omitempty"`
 	PID     int      `json:"pid,omitempty"`
 	Error   string   `json:"error,omitempty"`
 }
@@ -234,10 +235,19 @@ func (s *Supervisor) RemoveAtEnd(paths ...string) error {
 	return err
 }
 
-// RemoveCgroupsAtEnd adds folders of control groups to what is removed at the
-// end, with all below them.
-func (s *Supervisor) RemoveCgroupsAtEnd(paths ...string) error {
-	_, err := s.call(message{Op: "cgroups", Paths: paths})
+// RemoveCgroupsAtEnd removes control groups at the end: in each of the parents
+// those that are called as the entries of a folder are then, and the parents
+// themselves where nothing is left in them.
+func (s *Supervisor) RemoveCgroupsAtEnd(namesIn string, parents ...string) error {
+	_, err := s.call(message{Op: "cgroups", Name: namesIn, Paths: parents})
+	return err
+}
+
+// PrivateMounts gives the processes that are started from now on a mount
+// namespace of their own, which they share, with these binds in it: what they
+// mount is seen by nobody else and goes with them (Linux, root).
+func (s *Supervisor) PrivateMounts(binds ...Bind) error {
+	_, err := s.call(message{Op: "mounts", Binds: binds})
 	return err
 }
 
