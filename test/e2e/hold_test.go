@@ -12,6 +12,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
 	"github.com/redislock-operator/redislock-operator/test/operator"
+	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
 // slack is what a takeover may take beyond the end of the lease.
@@ -159,6 +160,21 @@ var _ = Describe("Two clusters and one Redis", func() {
 		_, after, _ := eventuallyOneHolds(ctx, lock, blue, green)
 		Expect(after.FencingToken).To(BeNumerically(">", before.FencingToken))
 	}, SpecTimeout(3*time.Minute))
+
+	It("knows from its status that Redis forgot, though no process remembers", func(ctx context.Context) {
+		lock := st.lock("remembered")
+		create(ctx, lock, blue)
+		st.run(blue)
+		_, before, _ := eventuallyOneHolds(ctx, lock, blue)
+		Expect(st.managers[blue].Kill()).To(Succeed())
+		Expect(st.redis.Restart(redisserver.EmptyData)).To(Succeed())
+		Expect(st.managers[blue].Start()).To(Succeed())
+		Eventually(func(g Gomega) {
+			g.Expect(reason(blue.status(ctx, g, lock), v1alpha1.ConditionAcquired)).To(Equal(v1alpha1.ReasonQuarantined))
+		}).WithContext(ctx).WithPolling(20 * time.Millisecond).Should(Succeed())
+		_, after, _ := eventuallyOneHolds(ctx, lock, blue)
+		Expect(after.FencingToken).To(BeNumerically(">", before.FencingToken))
+	}, SpecTimeout(2*time.Minute))
 
 	It("gives a lock back where spec.paused names the cluster, and has another take it", func(ctx context.Context) {
 		lock := st.lock("drained", withLease(time.Minute)) // longer than the spec waits: only a release helps
