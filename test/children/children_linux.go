@@ -3,7 +3,9 @@ package children
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"syscall"
@@ -57,9 +59,11 @@ func allStopped(pid int) (bool, error) {
 	}
 	for _, task := range tasks {
 		b, err := os.ReadFile(dir + "/" + task.Name() + "/stat")
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			return false, nil // a thread that ended meanwhile; the next look tells
+		}
 		if err != nil {
-			// A thread that ended meanwhile; the next look tells.
-			return false, nil
+			return false, err
 		}
 		// pid (command) state: the command may hold anything, so from its end.
 		i := bytes.LastIndexByte(b, ')')

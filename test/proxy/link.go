@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -139,7 +140,7 @@ func (l *link) forward(r *rule, raw []byte, args []string) *exchange {
 	}
 	switch name := strings.ToUpper(first(args)); name {
 	case "HELLO", "AUTH", "SELECT":
-		l.preamble = append(l.preamble[:len(l.preamble):len(l.preamble)], raw...)
+		l.preamble = append(slices.Clip(l.preamble), raw...)
 	case "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "SYNC", "PSYNC":
 		l.raw = true
 	case "CLIENT":

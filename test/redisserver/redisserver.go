@@ -142,7 +142,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s.dir, err = os.MkdirTemp(parent, ""); err != nil {
+		if s.dir, err = os.MkdirTemp(parent.path, ""); err != nil {
 			return nil, fmt.Errorf("make a folder for redis-server: %w", err)
 		}
 		s.ownDir = true
@@ -156,21 +156,25 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	return s, nil
 }
 
-// folders is where the servers of this program have their folders. A supervisor
-// removes it when the program ends, in whatever way.
-var folders = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "redislock-redis-")
-	if err != nil {
-		return "", fmt.Errorf("make a folder for redis-server: %w", err)
-	}
-	if keeper, err = supervisor.New(dir, true); err != nil {
-		return "", errors.Join(err, os.RemoveAll(dir))
-	}
-	return dir, nil
-})
+// folder is where the servers of this program have their folders. A supervisor
+// removes it when the program ends, in whatever way; it is kept here because the
+// end of its pipe is the sign of that.
+type folder struct {
+	path   string
+	keeper *supervisor.Supervisor
+}
 
-// keeper is kept, because the end of its pipe is the sign of the program's end.
-var keeper *supervisor.Supervisor
+var folders = sync.OnceValues(func() (folder, error) {
+	path, err := os.MkdirTemp("", "redislock-redis-")
+	if err != nil {
+		return folder{}, fmt.Errorf("make a folder for redis-server: %w", err)
+	}
+	keeper, err := supervisor.New(path, true)
+	if err != nil {
+		return folder{}, errors.Join(err, os.RemoveAll(path))
+	}
+	return folder{path, keeper}, nil
+})
 
 func lookup() (string, error) {
 	if p := os.Getenv("REDIS_SERVER"); p != "" {

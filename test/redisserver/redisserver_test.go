@@ -52,7 +52,8 @@ func TestNothingIsLeftOfAKilledProgram(t *testing.T) {
 	g.Expect(parent.Process.Kill()).To(Succeed())
 	_ = parent.Wait()
 	g.Eventually(func() error { return syscall.Kill(pid, 0) }).WithTimeout(20 * time.Second).Should(MatchError(syscall.ESRCH))
-	g.Eventually(filepath.Dir(dir)).WithTimeout(20 * time.Second).ShouldNot(BeADirectory())
+	folder := filepath.Dir(dir)
+	g.Eventually(folder).WithTimeout(20 * time.Second).ShouldNot(BeADirectory())
 }
 
 func client(t *testing.T, s *redisserver.Server, rawURL string) *redis.Client {

@@ -34,7 +34,7 @@ stop    stop the cluster of a folder, whoever started it
         -remove          remove the folder
 `
 
-var errUsage = errors.New(usage)
+var errUsage = errors.New("wrong usage")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
