@@ -92,7 +92,11 @@ func live(ctx context.Context, t *testing.T, server *redisserver.Server, random 
 		random := rand.New(rand.NewPCG(seed, 0))
 		wg.Go(func() {
 			for range 1 + random.IntN(20) {
-				l, err := c.Acquire(ctx, key, WithWait(), WithLease(400*time.Millisecond), WithLockDelay(time.Duration(random.IntN(50))*time.Millisecond))
+				renewal, lapses := WithRenewEvery(150*time.Millisecond), random.IntN(8) == 0
+				if lapses {
+					renewal = WithoutRenewal()
+				}
+				l, err := c.Acquire(ctx, key, WithWait(), WithLease(400*time.Millisecond), renewal, WithLockDelay(time.Duration(random.IntN(50))*time.Millisecond))
 				if err != nil {
 					if ctx.Err() == nil && !errors.Is(err, ErrClosed) {
 						t.Error(err)
@@ -101,6 +105,8 @@ func live(ctx context.Context, t *testing.T, server *redisserver.Server, random 
 				}
 				guarded.enter(t, l)
 				switch n := random.IntN(20); {
+				case lapses:
+					<-l.Context().Done() // it acts to the last moment
 				case n == 0:
 					_ = c.Close(ctx) // a crash: its lease lapses
 				case n < 5:

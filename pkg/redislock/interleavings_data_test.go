@@ -65,13 +65,15 @@ func (f *failover) client(t *testing.T) *redis.Client {
 	})
 }
 
-// ahead puts the counter of a lock so far beyond the clock of the server that a
+// ahead puts the counter of a lock so far beyond the clock of the server, and by
+// more than the test can take, that a
 // server whose clock is right is one whose clock is behind.
-func (f *failover) ahead(t *testing.T, g *WithT, d time.Duration) {
+func (f *failover) ahead(t *testing.T, g *WithT, d time.Duration) (counter int64) {
 	t.Helper()
 	rdb := connect(t, f.primary.URL())
-	counter := rdb.Time(t.Context()).Val().Add(d).UnixMicro()
+	counter = rdb.Time(t.Context()).Val().Add(d).UnixMicro()
 	g.Expect(rdb.Set(t.Context(), fenceKey(key), counter, time.Hour).Err()).To(Succeed())
+	return counter
 }
 
 func TestInterleaving11APromotedReplicaThatLagsAndWhoseClockIsBehind(t *testing.T) {
@@ -80,8 +82,9 @@ func TestInterleaving11APromotedReplicaThatLagsAndWhoseClockIsBehind(t *testing.
 	f := startFailover(t, g)
 	rdb := f.client(t)
 	witness := newClient(t, rdb)
-	f.ahead(t, g, 5*time.Second)
+	counter := f.ahead(t, g, 5*time.Minute)
 	first := mustAcquire(t, witness, key, patient())
+	g.Expect(first.Fence()).To(BeNumerically(">", counter))
 	g.Expect(first.Release(t.Context())).To(Succeed())
 	f.caughtUp(t, g)
 	swallowed := f.link.Swallow(proxy.ToClient)
@@ -107,8 +110,9 @@ func TestInterleaving11APromotedReplicaThatIsUpToDateAndWhoseClockIsBehind(t *te
 	f := startFailover(t, g)
 	rdb := f.client(t)
 	witness, stranger := newClient(t, rdb), newClient(t, rdb)
-	f.ahead(t, g, 5*time.Second)
+	counter := f.ahead(t, g, 5*time.Minute)
 	first := mustAcquire(t, witness, key, patient())
+	g.Expect(first.Fence()).To(BeNumerically(">", counter))
 	f.caughtUp(t, g)
 	f.promote(t, g)
 
@@ -178,7 +182,7 @@ func TestInterleaving13CorruptCountersAreRefusedAndNotHandedOn(t *testing.T) {
 
 	c := dial(t, server.URL())
 	for _, seen := range []uint64{1 << 53, 1<<64 - 1, uint64(farAhead)} {
-		_, err := c.Acquire(ctx, key, patient(), WithSeen(seen), WithWait())
+		_, err := c.Acquire(ctx, key, patient(), WithSeen(seen))
 		g.Expect(err).To(MatchError(ErrCorrupt))
 	}
 	// What is read in others' tokens is not believed either.

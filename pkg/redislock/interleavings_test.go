@@ -184,6 +184,8 @@ func TestInterleaving05LateAdoptOfADeadProcessMustNotOustItsSuccessor(t *testing
 			rdb := connect(t, server.URL())
 			p := proxy.Start(t, server.URL())
 			original := mustAcquire(t, dial(t, server.URL()), key, patient())
+			// With the script known the request that is caught is the only one.
+			g.Expect(rdb.ScriptLoad(t.Context(), adoptSource).Err()).To(Succeed())
 
 			// The second process adopts, or thinks so, and dies.
 			arrived, deliver := catch(p, proxy.Script(key, original.Token()))

@@ -23,6 +23,7 @@ func TestALeaseEndsByWhicheverClockSaysSoFirst(t *testing.T) {
 		"the machine sleeps":         (*bentClock).sleep,
 		"the wall clock is set":      (*bentClock).setWall,
 		"only the boot clock counts": func(c *bentClock, d time.Duration) { c.bend(0, 0, d) },
+		"the others stand still":     func(c *bentClock, d time.Duration) { c.bend(d, 0, 0) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -302,16 +303,18 @@ func TestMaxHoldByTheClock(t *testing.T) {
 	clk := &bentClock{}
 	c := newClient(t, connect(t, startRedis(t).URL()), withClock(clk))
 	const lease = 10 * time.Minute
-	l := mustAcquire(t, c, key, WithLease(lease), WithMaxHold(25*time.Minute))
-	for range 3 { // a quarter of an hour, in steps after each of which it is renewed
+	const most = 20 * time.Minute
+	end := clk.now().t.Add(most)
+	l := mustAcquire(t, c, key, WithLease(lease), WithMaxHold(most))
+	for _, step := range []time.Duration{5 * time.Minute, 8 * time.Minute} { // it is renewed after each
 		before := l.ValidUntil()
-		clk.pass(5 * time.Minute)
+		clk.pass(step)
 		g.Eventually(l.ValidUntil).Should(BeTemporally(">", before.Add(time.Minute)))
 	}
-	g.Expect(l.ValidUntil()).To(BeTemporally("<=", clk.now().t.Add(lease)))
-	clk.pass(lease / 2)
+	g.Expect(l.ValidUntil()).To(BeTemporally("<", end.Add(time.Minute)))
+	clk.pass(6 * time.Minute)
 	g.Consistently(l.Context().Done(), "1500ms").ShouldNot(BeClosed())
-	clk.pass(lease / 2)
+	clk.pass(time.Minute)
 	g.Eventually(l.Context().Done()).Should(BeClosed())
 	g.Expect(l.Err()).To(MatchError(errMaxHold))
 }

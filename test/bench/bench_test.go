@@ -1,0 +1,144 @@
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	bsm "github.com/bsm/redislock"
+	"github.com/go-redsync/redsync/v4"
+	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+	"github.com/redislock-operator/redislock-operator/test/redisserver"
+)
+
+const lease = 10 * time.Second
+
+// A contender takes a free lock and gives it back.
+type contender struct {
+	name   string
+	locker func(testing.TB, *redis.Client) func(ctx context.Context, key string) error
+}
+
+var contenders = []contender{
+	{"floor", floor},
+	{"ours-unfenced", ours(redislock.WithoutFence())},
+	{"ours-fenced", ours()},
+	{"bsm", peerBSM},
+	{"redsync", peerRedsync},
+}
+
+// BenchmarkOneCaller is one caller after the other.
+func BenchmarkOneCaller(b *testing.B) {
+	rdb := start(b)
+	for _, c := range contenders {
+		b.Run(c.name, func(b *testing.B) {
+			lockAndRelease := c.locker(b, rdb)
+			key := "bench:" + c.name
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := lockAndRelease(b.Context(), key); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// Benchmark64Callers is 64 at once, each with a lock of its own.
+func Benchmark64Callers(b *testing.B) {
+	rdb := start(b)
+	for _, c := range contenders {
+		b.Run(c.name, func(b *testing.B) {
+			lockAndRelease := c.locker(b, rdb)
+			var callers atomic.Int64
+			const atOnce = 64
+			b.ReportAllocs()
+			b.SetParallelism(max(1, atOnce/runtime.GOMAXPROCS(0)))
+			b.RunParallel(func(pb *testing.PB) {
+				key := fmt.Sprintf("bench:%s:%d", c.name, callers.Add(1))
+				for pb.Next() {
+					if err := lockAndRelease(b.Context(), key); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+}
+
+func start(b *testing.B) *redis.Client {
+	b.Helper()
+	server := redisserver.Start(b, redisserver.Options{})
+	options, err := redis.ParseURL(server.URL())
+	if err != nil {
+		b.Fatal(err)
+	}
+	options.PoolSize = 64
+	rdb := redis.NewClient(options)
+	b.Cleanup(func() { _ = rdb.Close() })
+	return rdb
+}
+
+// floor is the least that is safe: SET NX PX and compare-and-delete.
+func floor(_ testing.TB, rdb *redis.Client) func(context.Context, string) error {
+	release := redis.NewScript(`if redis.call("get", KEYS[1]) == ARGV[1] then return redis.call("del", KEYS[1]) end return 0`)
+	return func(ctx context.Context, key string) error {
+		var b [16]byte
+		_, _ = rand.Read(b[:])
+		value := hex.EncodeToString(b[:])
+		if err := rdb.SetArgs(ctx, key, value, redis.SetArgs{Mode: "NX", TTL: lease}).Err(); err != nil {
+			return err
+		}
+		return release.Run(ctx, rdb, []string{key}, value).Err()
+	}
+}
+
+func ours(opts ...redislock.LockOption) func(testing.TB, *redis.Client) func(context.Context, string) error {
+	opts = append(opts, redislock.WithLease(lease))
+	return func(tb testing.TB, rdb *redis.Client) func(context.Context, string) error {
+		client, err := redislock.New(rdb)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { _ = client.Close(context.Background()) })
+		return func(ctx context.Context, key string) error {
+			lock, err := client.TryAcquire(ctx, key, opts...)
+			if err != nil {
+				return err
+			}
+			return lock.Release(ctx)
+		}
+	}
+}
+
+func peerBSM(_ testing.TB, rdb *redis.Client) func(context.Context, string) error {
+	client := bsm.New(rdb)
+	return func(ctx context.Context, key string) error {
+		lock, err := client.Obtain(ctx, key, lease, nil)
+		if err != nil {
+			return err
+		}
+		return lock.Release(ctx)
+	}
+}
+
+func peerRedsync(_ testing.TB, rdb *redis.Client) func(context.Context, string) error {
+	client := redsync.New(goredis.NewPool(rdb))
+	return func(ctx context.Context, key string) error {
+		mutex := client.NewMutex(key, redsync.WithExpiry(lease), redsync.WithTries(1))
+		if err := mutex.LockContext(ctx); err != nil {
+			return err
+		}
+		_, err := mutex.UnlockContext(ctx)
+		return err
+	}
+}
