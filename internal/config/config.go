@@ -80,7 +80,7 @@ func Load(file string, environ []string) (Config, error) {
 			return Config{}, fmt.Errorf("reading the configuration: %w", err)
 		}
 		if err := yaml.UnmarshalStrict(bytes.TrimSpace(data), &c); err != nil {
-			return Config{}, fmt.Errorf("configuration file %s: %w", file, err)
+			return Config{}, fmt.Errorf("configuration file %s: %s", file, credentials.ReplaceAllString(err.Error(), "://…@"))
 		}
 	}
 	for _, variable := range environ {
@@ -101,8 +101,9 @@ func Load(file string, environ []string) (Config, error) {
 // line is for everyone to read.
 func (c *Config) SetStoreFlag(flag string) error {
 	name, address, ok := strings.Cut(flag, "=")
-	if !ok {
-		return fmt.Errorf("--store %q: write name=url, as in default=redis://redis:6379/0", flag)
+	if !ok || !label.MatchString(name) {
+		// What was given instead of a name may be a URL, with a password in it.
+		return errors.New("--store: write name=url, as in default=redis://redis:6379/0, with a name of lower-case letters, digits and '-'")
 	}
 	c.SetStore(Store{Name: name, URL: address})
 	return nil
@@ -118,7 +119,11 @@ func (c *Config) SetStore(store Store) {
 	c.Stores[i].URL, c.Stores[i].URLFile, c.Stores[i].trusted = store.URL, "", store.trusted
 }
 
-var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+var (
+	label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	// credentials are what a URL has before its host, wherever in a text it stands.
+	credentials = regexp.MustCompile(`(?s)://.*@`)
+)
 
 // Validate finds everything that is wrong with the configuration as such. Whether
 // a store's files and server are there is another matter: they can come later.
@@ -130,12 +135,11 @@ func (c *Config) Validate() error {
 	}
 	seen := map[string]bool{}
 	for i, s := range c.Stores {
-		where := fmt.Sprintf("stores[%d]", i)
-		if s.Name != "" {
-			where = fmt.Sprintf("store %q", s.Name)
-		}
+		where := fmt.Sprintf("store %q", s.Name)
 		switch {
 		case !label.MatchString(s.Name):
+			// Not repeated: it may be a URL that slipped in, with a password in it.
+			where = fmt.Sprintf("stores[%d]", i)
 			wrong("%s: name: use lower-case letters, digits and '-', at most 63", where)
 		case seen[s.Name]:
 			wrong("%s: is there twice: give each store a name of its own", where)

@@ -90,12 +90,17 @@ func (s *Stores) Names() []string {
 	return names
 }
 
-// OnChange has f called when what is known of a store has changed. It must not
-// block.
+// OnChange has f called when what is known of a store has changed, and at once for
+// those that have been looked at already. It must not block.
 func (s *Stores) OnChange(f func(store string)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onChange = append(s.onChange, f)
+	for name, store := range s.byName {
+		if store.State().Looked {
+			f(name)
+		}
+	}
 }
 
 // Start looks at all stores until ctx is done. It is a manager.Runnable.
