@@ -467,7 +467,7 @@ func (c *Campaign) watch(ctx context.Context, spec Spec, changed <-chan struct{}
 			c.observe(func(o *Observation) {
 				*o = Observation{
 					Reason: v1alpha1.ReasonPaused, Message: message, Holder: holder,
-					Fence: max(o.Fence, info.Fence), History: orBefore(info.History, o.History),
+					Fence: max(o.Fence, fenceOf(holder)), History: orBefore(info.History, o.History),
 				}
 			})
 		}
@@ -493,6 +493,13 @@ func (c *Campaign) yield(ctx context.Context, spec Spec, info redislock.Info) bo
 	}
 	c.give(ctx, spec, lock)
 	return true
+}
+
+func fenceOf(h *Holder) uint64 {
+	if h == nil {
+		return 0
+	}
+	return h.Fence
 }
 
 func tokenHash(h *Holder) string {
