@@ -76,6 +76,16 @@ type Campaign struct {
 
 	stop  context.CancelFunc
 	ended chan struct{}
+
+	// What follows belongs to run alone.
+
+	// looked: the lock has been looked at, and inherited is the token of this cluster
+	// that stood there then, if there was one.
+	looked    bool
+	inherited string
+	// left: the last grant was given up by this process itself, so what stands there
+	// under its nonce is its own.
+	left bool
 }
 
 func start(spec Spec, fence uint64, leader func(context.Context) (bool, error), notify func(), log logr.Logger) *Campaign {
@@ -159,31 +169,43 @@ func (c *Campaign) leave(ctx context.Context) error {
 // run competes, holds, and begins again. When it ends c.lock is what it then held.
 func (c *Campaign) run(ctx context.Context) {
 	defer close(c.ended)
-	// Only a lease that stood there when this process began is ours to go on with.
-	// One of our identity that turns up later is a twin's.
-	adopt := true
 	for ctx.Err() == nil {
 		spec, changed := c.current()
 		if spec.Paused {
 			c.watch(ctx, spec, changed)
 			continue
 		}
-		lock, err := c.obtain(ctx, spec, changed, adopt)
+		lock, err := c.obtain(ctx, spec, changed)
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, errSpecChanged) {
 				pause(ctx, changed, retryPause)
 			}
 			continue
 		}
-		adopt = c.hold(ctx, spec, changed, lock)
+		c.looked, c.inherited = true, ""
+		c.left = c.hold(ctx, spec, changed, lock)
 	}
+}
+
+// inherits says whether a lease is ours to go on with: one that stood there when
+// this process began, or that it left behind itself. One of our identity that turns
+// up later is a twin's.
+func (c *Campaign) inherits(info redislock.Info, spec Spec) bool {
+	holder := newHolder(info.Value, spec.Identity)
+	switch {
+	case info.Status == redislock.Free || !holder.Ours:
+		return false
+	case !c.looked || info.Value == c.inherited:
+		return true
+	}
+	return c.left && holder.nonce == spec.Client.Nonce()
 }
 
 var errSpecChanged = errors.New("the spec has changed")
 
-// obtain gets the lock: by going on with a lease of this cluster where adopt allows
-// it, else by waiting for its turn.
-func (c *Campaign) obtain(ctx context.Context, spec Spec, changed <-chan struct{}, adopt bool) (*redislock.Lock, error) {
+// obtain gets the lock: by going on with a lease of this cluster, else by waiting
+// for its turn.
+func (c *Campaign) obtain(ctx context.Context, spec Spec, changed <-chan struct{}) (*redislock.Lock, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -193,7 +215,7 @@ func (c *Campaign) obtain(ctx context.Context, spec Spec, changed <-chan struct{
 		case <-ctx.Done():
 		}
 	}()
-	lock, err := c.adopt(ctx, spec, adopt)
+	lock, err := c.adopt(ctx, spec)
 	if lock == nil && err == nil {
 		options := append(spec.options(c.Observe().Fence), redislock.OnRefusal(func(refusal error) { c.refused(ctx, spec, refusal) }))
 		lock, err = spec.Client.Acquire(ctx, spec.Key, options...)
@@ -209,8 +231,8 @@ func (c *Campaign) obtain(ctx context.Context, spec Spec, changed <-chan struct{
 
 // adopt goes on with the lease that another process of this cluster left behind.
 // No lock and no error means that there is none.
-func (c *Campaign) adopt(ctx context.Context, spec Spec, allowed bool) (*redislock.Lock, error) {
-	if !allowed {
+func (c *Campaign) adopt(ctx context.Context, spec Spec) (*redislock.Lock, error) {
+	if c.looked && c.inherited == "" && !c.left {
 		return nil, nil
 	}
 	for {
@@ -219,8 +241,8 @@ func (c *Campaign) adopt(ctx context.Context, spec Spec, allowed bool) (*redislo
 			c.refused(ctx, spec, err)
 			return nil, err
 		}
-		holder := newHolder(info.Value, spec.Identity)
-		if info.Status == redislock.Free || !holder.Ours {
+		if !c.inherits(info, spec) {
+			c.looked, c.inherited, c.left = true, "", false
 			return nil, nil
 		}
 		lock, err := spec.Client.Adopt(ctx, spec.Key, info.Value, spec.options(0)...)
@@ -241,7 +263,7 @@ func (c *Campaign) adopt(ctx context.Context, spec Spec, allowed bool) (*redislo
 }
 
 // hold keeps the lock until it is lost, the spec changes or the campaign ends. It
-// returns whether a lease of this cluster that is found next is ours to adopt.
+// returns whether this process gave the grant up itself.
 func (c *Campaign) hold(ctx context.Context, spec Spec, changed <-chan struct{}, lock *redislock.Lock) bool {
 	select {
 	case <-ctx.Done():
@@ -425,6 +447,13 @@ func (c *Campaign) watch(ctx context.Context, spec Spec, changed <-chan struct{}
 		if ctx.Err() != nil {
 			return
 		}
+		if err == nil && c.inherits(info, spec) {
+			if c.yield(ctx, spec, info) {
+				continue
+			}
+			c.inherited = info.Value
+		}
+		c.looked = c.looked || err == nil
 		message := "paused: spec.paused names this cluster, so it stays out"
 		var holder *Holder
 		if err == nil && info.Status == redislock.Acquired {
@@ -438,7 +467,7 @@ func (c *Campaign) watch(ctx context.Context, spec Spec, changed <-chan struct{}
 			c.observe(func(o *Observation) {
 				*o = Observation{
 					Reason: v1alpha1.ReasonPaused, Message: message, Holder: holder,
-					Fence: max(o.Fence, info.Fence), History: orBefore(info.History, o.History),
+					Fence: max(o.Fence, fenceOf(holder)), History: orBefore(info.History, o.History),
 				}
 			})
 		}
@@ -446,6 +475,31 @@ func (c *Campaign) watch(ctx context.Context, spec Spec, changed <-chan struct{}
 			return
 		}
 	}
+}
+
+// yield gives back a lease that was left behind, by this process or by one that
+// stopped. One whose process may still be alive is left to lapse.
+func (c *Campaign) yield(ctx context.Context, spec Spec, info redislock.Info) bool {
+	if !info.Stopped && info.Nonce != spec.Client.Nonce() {
+		return false
+	}
+	lock, err := spec.Client.Adopt(ctx, spec.Key, info.Value, spec.options(0)...)
+	if errors.Is(err, redislock.ErrMismatch) {
+		return true // it moved in between: look again
+	}
+	if err != nil {
+		c.log.Error(err, "Giving back the lease that was left behind")
+		return false
+	}
+	c.give(ctx, spec, lock)
+	return true
+}
+
+func fenceOf(h *Holder) uint64 {
+	if h == nil {
+		return 0
+	}
+	return h.Fence
 }
 
 func tokenHash(h *Holder) string {

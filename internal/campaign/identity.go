@@ -3,7 +3,9 @@ package campaign
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -24,10 +26,13 @@ func (i Identity) String() string {
 	return strings.Join([]string{i.ClusterUID, i.ClusterName, i.Object.Namespace, i.Object.Name, i.Fingerprint}, "/")
 }
 
+// longestPart is what fits the fields of a status.
+const longestPart = 253
+
 // ParseIdentity reads an identity; it answers false for that of another program.
 func ParseIdentity(s string) (Identity, bool) {
 	parts := strings.Split(s, "/")
-	if len(parts) != 5 {
+	if len(parts) != 5 || slices.ContainsFunc(parts, func(part string) bool { return part == "" || len(part) > longestPart || !utf8.ValidString(part) }) {
 		return Identity{}, false
 	}
 	return Identity{

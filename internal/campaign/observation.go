@@ -61,12 +61,21 @@ func (h *Holder) String() string {
 func newHolder(value string, me Identity) *Holder {
 	h := &Holder{TokenHash: redislock.HashToken(value)}
 	if t, ok := redislock.ParseToken(value); ok {
-		h.Fence, h.Name, h.nonce = t.Fence, t.Identity, t.Nonce
+		h.Name, h.nonce = t.Identity, t.Nonce
+		if plausible(t.Fence) {
+			h.Fence = t.Fence
+		}
 		if identity, ok := ParseIdentity(t.Identity); ok {
 			h.Identity, h.Ours = &identity, identity.sameHolder(me)
 		}
 	}
 	return h
+}
+
+// plausible keeps a forged or corrupt fencing token out of what a cluster remembers:
+// Redis refuses whoever remembers one that is more than a year ahead of its clock.
+func plausible(fence uint64) bool {
+	return fence <= uint64(time.Now().AddDate(1, 0, 0).UnixMicro())
 }
 
 // grantedAt finds the time of a grant in a lock's history.
