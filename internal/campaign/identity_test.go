@@ -84,7 +84,7 @@ func FuzzParseIdentity(f *testing.F) {
 		if identity.ClusterName == "" || len(identity.ClusterName) > 253 {
 			t.Errorf("%q: its cluster name does not fit a status", s)
 		}
-		if again := newHolder(s+"#nonce.1#7", identity); strings.ContainsAny(s, "#~") == again.Ours {
+		if again := newHolder(s+"#nonce.1#7", 7, identity); strings.ContainsAny(s, "#~") == again.Ours {
 			t.Errorf("%q: as the holder of a token it is %+v", s, again)
 		}
 	})

@@ -58,24 +58,17 @@ func (h *Holder) String() string {
 	return fmt.Sprintf("another program (token hash %s)", h.TokenHash)
 }
 
-func newHolder(value string, me Identity) *Holder {
-	h := &Holder{TokenHash: redislock.HashToken(value)}
+// newHolder describes who put a value at a lock's key. fence is what the lock core
+// makes of its fencing token.
+func newHolder(value string, fence uint64, me Identity) *Holder {
+	h := &Holder{TokenHash: redislock.HashToken(value), Fence: fence}
 	if t, ok := redislock.ParseToken(value); ok {
 		h.Name, h.nonce = t.Identity, t.Nonce
-		if plausible(t.Fence) {
-			h.Fence = t.Fence
-		}
 		if identity, ok := ParseIdentity(t.Identity); ok {
 			h.Identity, h.Ours = &identity, identity.sameHolder(me)
 		}
 	}
 	return h
-}
-
-// plausible keeps a forged or corrupt fencing token out of what a cluster remembers:
-// Redis refuses whoever remembers one that is more than a year ahead of its clock.
-func plausible(fence uint64) bool {
-	return fence <= uint64(time.Now().AddDate(1, 0, 0).UnixMicro())
 }
 
 // grantedAt finds the time of a grant in a lock's history.
@@ -86,4 +79,19 @@ func grantedAt(history []redislock.Grant, fence uint64) (time.Time, bool) {
 		}
 	}
 	return time.Time{}, false
+}
+
+func tokenHash(h *Holder) string {
+	if h == nil {
+		return ""
+	}
+	return h.TokenHash
+}
+
+// orBefore keeps what was known of the history where it could not be read.
+func orBefore(history, before []redislock.Grant) []redislock.Grant {
+	if history == nil {
+		return before
+	}
+	return history
 }

@@ -337,13 +337,22 @@ func (a *attempt) held(value string, ttl time.Duration, serverMicros int64) erro
 	if ttl < 0 {
 		err.TTL = -1
 	}
+	fence := a.c.witness(a.key, value, serverMicros)
 	if t, ok := parseToken(value); ok {
-		err.Holder, err.Fence = t.identity, t.fence
-	}
-	if t, ok := parseToken(trimTombstone(value)); ok && plausible(t.fence, serverMicros) {
-		a.c.memory.saw(a.key, t.fence)
+		err.Holder, err.Fence = t.identity, fence
 	}
 	return err
+}
+
+// witness remembers the fence of a token, or of what is left of one, that was seen
+// at a key, and returns it: 0 for none, and for one that cannot be true.
+func (c *Client) witness(key, value string, serverMicros int64) uint64 {
+	t, ok := parseToken(trimTombstone(value))
+	if !ok || !plausible(t.fence, serverMicros) {
+		return 0
+	}
+	c.memory.saw(key, t.fence)
+	return t.fence
 }
 
 // plausible keeps a forged or corrupt fence in somebody else's token out of our

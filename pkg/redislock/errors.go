@@ -53,7 +53,8 @@ type HeldError struct {
 	// Holder is the identity in the holder's token; empty for the lock of another
 	// library and for a key that is kept taken though nobody holds it.
 	Holder string
-	// Fence is the holder's fencing token; 0 where there is none.
+	// Fence is the holder's fencing token; 0 where there is none, or one that cannot
+	// be true.
 	Fence uint64
 	// TTL is how long the key still exists unless it is renewed; negative where it
 	// has no expiry.

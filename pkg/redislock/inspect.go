@@ -21,7 +21,8 @@ type Info struct {
 	// Value is what stands at the key, and so the right to release it: treat it as a
 	// secret. Empty where the key is no string.
 	Value string
-	// Fence is the holder's fencing token; 0 where it has none.
+	// Fence is the holder's fencing token; 0 where it has none, or one that cannot be
+	// true.
 	Fence uint64
 	// TTL is how long the key still exists unless it is renewed; negative where it
 	// has no expiry. 0 where there is no key.
@@ -61,15 +62,12 @@ func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
 		return Info{}, fmt.Errorf("redislock: inspect %q: %w", key, err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(4))
-	info := describe(key, r)
-	if t, ok := parseToken(trimTombstone(info.Value)); ok && plausible(t.fence, r.number(4)) {
-		c.memory.saw(key, t.fence)
-	}
+	info := describe(key, r, c.witness(key, r.text(1), r.number(4)))
 	info.History, err = c.history(ctx, key)
 	return info, err
 }
 
-func describe(key string, r reply) Info {
+func describe(key string, r reply, fence uint64) Info {
 	info := Info{Key: key, Status: Free, Value: r.text(1)}
 	if highest, err := strconv.ParseUint(r.text(3), 10, 64); err == nil {
 		info.HighestFence = highest
@@ -88,7 +86,7 @@ func describe(key string, r reply) Info {
 		info.TTL = -1
 	}
 	if t, ok := parseToken(info.Value); ok {
-		info.Holder, info.Fence, info.Stopped, info.Nonce = t.identity, t.fence, t.stopped, t.nonce
+		info.Holder, info.Fence, info.Stopped, info.Nonce = t.identity, fence, t.stopped, t.nonce
 	}
 	return info
 }
