@@ -39,7 +39,7 @@ var contenders = []contender{
 func BenchmarkOneCaller(b *testing.B) {
 	rdb := start(b)
 	for _, c := range contenders {
-		b.Run(c.name, func(b *testing.B) {
+		b.Run("lock="+c.name, func(b *testing.B) {
 			lockAndRelease := c.locker(b, rdb)
 			key := "bench:" + c.name
 			b.ReportAllocs()
@@ -56,7 +56,7 @@ func BenchmarkOneCaller(b *testing.B) {
 func Benchmark64Callers(b *testing.B) {
 	rdb := start(b)
 	for _, c := range contenders {
-		b.Run(c.name, func(b *testing.B) {
+		b.Run("lock="+c.name, func(b *testing.B) {
 			lockAndRelease := c.locker(b, rdb)
 			var callers atomic.Int64
 			const atOnce = 64

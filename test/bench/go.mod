@@ -4,6 +4,10 @@ go 1.26.0
 
 replace github.com/redislock-operator/redislock-operator => ../..
 
+// Only redsync's own tests import it, in a version that module proxies do not have;
+// go mod tidy looks there too.
+replace github.com/redis/rueidis/rueidiscompat => github.com/redis/rueidis/rueidiscompat v1.0.78
+
 require (
 	github.com/bsm/redislock v0.9.4
 	github.com/go-redsync/redsync/v4 v4.18.1
