@@ -331,10 +331,11 @@ func TestWithLockTellsItsFunctionAndItsCallerOfALoss(t *testing.T) {
 	err := c.WithLock(context.WithValue(t.Context(), mark{}, 1), key, func(ctx context.Context, l *Lock) error {
 		g.Expect(ctx.Value(mark{})).To(Equal(1))
 		g.Expect(rdb.Del(t.Context(), key).Err()).To(Succeed())
+		renewOften(t, l)
 		<-ctx.Done()
 		g.Expect(context.Cause(ctx)).To(MatchError(ErrLost))
 		return nil
-	}, patient(), WithRenewEvery(400*time.Millisecond))
+	}, patient())
 	var lost *LostError
 	g.Expect(errors.As(err, &lost)).To(BeTrue(), "%v", err)
 }

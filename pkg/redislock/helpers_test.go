@@ -1,6 +1,7 @@
 package redislock
 
 import (
+	"container/heap"
 	"context"
 	"flag"
 	"os"
@@ -122,6 +123,31 @@ func mustAcquire(t testing.TB, c *Client, key string, opts ...LockOption) *Lock 
 		t.Fatalf("acquire %q: %v", key, err)
 	}
 	return l
+}
+
+// renewOften makes a lock's renewal due over and over, which a lease that is
+// short would only do with deadlines that a loaded machine misses.
+func renewOften(t testing.TB, l *Lock) *Lock {
+	t.Helper()
+	go func() {
+		for tick := time.Tick(50 * time.Millisecond); t.Context().Err() == nil && l.Err() == nil; <-tick {
+			l.renewNow()
+		}
+	}()
+	return l
+}
+
+func (l *Lock) renewNow() {
+	r := l.renewer
+	now := r.c.clock.now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.mu.Lock()
+	l.renewAt = now.t
+	l.next = l.dueAt(now)
+	l.mu.Unlock()
+	heap.Init(&r.queue)
+	notify(r.kick)
 }
 
 // value returns what stands at a key; empty where there is nothing.

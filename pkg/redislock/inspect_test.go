@@ -76,7 +76,7 @@ func TestForceReleaseTakesTheLockFromItsHolder(t *testing.T) {
 	c := dial(t, server.URL())
 
 	g.Expect(admin.ForceRelease(t.Context(), key, 7)).To(BeFalse(), "it is free")
-	l := mustAcquire(t, c, key, patient(), WithRenewEvery(400*time.Millisecond))
+	l := renewOften(t, mustAcquire(t, c, key, patient()))
 	_, err := admin.ForceRelease(t.Context(), key, l.Fence()-1)
 	g.Expect(err).To(MatchError(ErrMismatch))
 	g.Expect(l.Status(t.Context())).To(Equal(Acquired))

@@ -81,7 +81,8 @@ func TestInterleaving11APromotedReplicaThatLagsAndWhoseClockIsBehind(t *testing.
 	g := within(t)
 	f := startFailover(t, g)
 	rdb := f.client(t)
-	witness := newClient(t, rdb)
+	clk := &bentClock{}
+	witness := newClient(t, rdb, withClock(clk))
 	counter := f.ahead(t, g, 5*time.Minute)
 	first := mustAcquire(t, witness, key, patient())
 	g.Expect(first.Fence()).To(BeNumerically(">", counter))
@@ -94,13 +95,13 @@ func TestInterleaving11APromotedReplicaThatLagsAndWhoseClockIsBehind(t *testing.
 	f.promote(t, g)
 	g.Expect(value(t, connect(t, f.replica.URL()), fenceKey(key))).To(Equal(fmt.Sprint(first.Fence())), "the newest grant is lost")
 
-	const lease = 1500 * time.Millisecond
-	_, err := witness.TryAcquire(t.Context(), key, WithLease(lease))
+	_, err := witness.TryAcquire(t.Context(), key, patient())
 	var quarantine *QuarantineError
 	g.Expect(errors.As(err, &quarantine)).To(BeTrue(), "%v", err)
 	g.Expect(quarantine.Seen).To(Equal(second.Fence()))
 	g.Expect(quarantine.Stored).To(Equal(first.Fence()))
-	third := mustAcquire(t, witness, key, WithLease(lease), WithWait())
+	clk.pass(quarantine.Remaining)
+	third := mustAcquire(t, witness, key, patient())
 	g.Expect(third.Fence()).To(BeNumerically(">", second.Fence()))
 }
 
@@ -127,30 +128,33 @@ func TestInterleaving12FlushedWithAHolderAlive(t *testing.T) {
 	g := within(t)
 	server := startRedis(t)
 	rdb := connect(t, server.URL())
-	holder := mustAcquire(t, dial(t, server.URL()), key, patient(), WithRenewEvery(400*time.Millisecond))
-	witness := dial(t, server.URL())
+	holder := renewOften(t, mustAcquire(t, dial(t, server.URL()), key, patient()))
+	clk := &bentClock{}
+	witness := newClient(t, connect(t, server.URL()), withClock(clk))
 	_, err := witness.TryAcquire(t.Context(), key)
 	g.Expect(err).To(MatchError(ErrNotAcquired))
 
-	flushed := time.Now()
 	g.Expect(rdb.FlushAll(t.Context()).Err()).To(Succeed())
-	const lease = 1500 * time.Millisecond
+	const lease = 5 * time.Minute
 	_, err = witness.TryAcquire(t.Context(), key, WithLease(lease))
 	var quarantine *QuarantineError
 	g.Expect(errors.As(err, &quarantine)).To(BeTrue(), "%v", err)
 	g.Expect(quarantine.Seen).To(Equal(holder.Fence()))
 	g.Expect(quarantine.Remaining).To(Equal(lease))
+	clk.pass(lease - time.Minute)
 	_, err = witness.TryAcquire(t.Context(), key, WithLease(lease))
-	g.Expect(errors.As(err, &quarantine)).To(BeTrue(), "still: %v", err)
+	g.Expect(errors.As(err, &quarantine)).To(BeTrue(), "for one expiry: %v", err)
+	g.Expect(quarantine.Remaining).To(BeNumerically("<=", time.Minute))
 
-	next := mustAcquire(t, witness, key, WithLease(lease), WithWait())
-	g.Expect(time.Since(flushed)).To(BeNumerically(">=", lease), "one expiry")
-	g.Expect(next.Fence()).To(BeNumerically(">", holder.Fence()))
 	g.Eventually(holder.Context().Done()).Should(BeClosed())
 	var lost *LostError
 	g.Expect(errors.As(context.Cause(holder.Context()), &lost)).To(BeTrue())
 	g.Expect(lost.Err).NotTo(HaveOccurred(), "Redis said so")
-	g.Expect(value(t, rdb, key)).To(Equal(next.Token()), "a renewal creates nothing")
+	g.Expect(value(t, rdb, key)).To(BeEmpty(), "a renewal creates nothing")
+
+	clk.pass(time.Minute)
+	next := mustAcquire(t, witness, key, WithLease(lease))
+	g.Expect(next.Fence()).To(BeNumerically(">", holder.Fence()))
 }
 
 func TestInterleaving13CorruptCountersAreRefusedAndNotHandedOn(t *testing.T) {
@@ -204,8 +208,9 @@ func TestInterleaving22EvictionIsNoticedAndTheFenceRises(t *testing.T) {
 	g := within(t)
 	server := startRedis(t, "--maxmemory-policy", "volatile-lru", "--maxmemory", "4mb")
 	rdb := connect(t, server.URL())
-	c := dial(t, server.URL())
-	l := mustAcquire(t, c, key, patient(), WithRenewEvery(400*time.Millisecond))
+	clk := &bentClock{}
+	c := newClient(t, connect(t, server.URL()), withClock(clk))
+	l := renewOften(t, mustAcquire(t, c, key, patient()))
 
 	// Only what has an expiry is evicted: lock and counter, before anything of ours.
 	block := strings.Repeat("x", 64<<10)
@@ -217,10 +222,10 @@ func TestInterleaving22EvictionIsNoticedAndTheFenceRises(t *testing.T) {
 
 	g.Eventually(l.Context().Done()).Should(BeClosed())
 	g.Expect(context.Cause(l.Context())).To(MatchError(ErrLost))
-	const lease = time.Second
-	_, err := c.TryAcquire(t.Context(), key, WithLease(lease))
+	_, err := c.TryAcquire(t.Context(), key, patient())
 	var quarantine *QuarantineError
 	g.Expect(errors.As(err, &quarantine)).To(BeTrue(), "%v", err)
-	next := mustAcquire(t, c, key, WithLease(lease), WithWait())
+	clk.pass(quarantine.Remaining)
+	next := mustAcquire(t, c, key, patient())
 	g.Expect(next.Fence()).To(BeNumerically(">", l.Fence()))
 }

@@ -78,7 +78,7 @@ func TestRenewalSurvivesAScriptFlush(t *testing.T) {
 	c := dial(t, p.URL())
 	var locks []*Lock
 	for i := range 10 {
-		locks = append(locks, mustAcquire(t, c, fmt.Sprintf("lock:%d", i), patient(), WithRenewEvery(400*time.Millisecond)))
+		locks = append(locks, renewOften(t, mustAcquire(t, c, fmt.Sprintf("lock:%d", i), patient())))
 	}
 	for range 3 {
 		g.Expect(rdb.ScriptFlush(t.Context()).Err()).To(Succeed())
@@ -111,7 +111,7 @@ func TestAReleasedLockIsNotRenewed(t *testing.T) {
 	g := within(t)
 	server := startRedis(t)
 	p := proxy.Start(t, server.URL())
-	l := mustAcquire(t, dial(t, p.URL()), key, patient(), WithRenewEvery(200*time.Millisecond))
+	l := renewOften(t, mustAcquire(t, dial(t, p.URL()), key, patient()))
 	g.Eventually(func() int { return p.Count(renewalOf(l)) }).Should(BeNumerically(">", 1))
 	g.Expect(l.Release(t.Context())).To(Succeed())
 	sent := p.Count(renewalOf(l))
@@ -166,7 +166,7 @@ func TestInterleaving19AStuckNodeOfAClusterDelaysNoLockOfAnother(t *testing.T) {
 	for range 4 {
 		before := healthy.ValidUntil()
 		clk.pass(lease * 45 / 100)
-		g.Eventually(healthy.ValidUntil, "15s").Should(BeTemporally(">", before.Add(time.Minute)))
+		g.Eventually(healthy.ValidUntil).Should(BeTemporally(">", before.Add(time.Minute)))
 	}
 	g.Expect(healthy.Err()).NotTo(HaveOccurred())
 	g.Eventually(stuck.Context().Done()).Should(BeClosed())
@@ -196,6 +196,7 @@ func startCluster(t *testing.T, g *WithT, n int) ([]*redisserver.Server, *redis.
 	// The nodes need not know one another: the client is told who has what.
 	cluster := redis.NewClusterClient(&redis.ClusterOptions{
 		Addrs:        addrs,
+		ReadTimeout:  10 * time.Minute, // who waits for a stuck node waits for good
 		ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) { return slots, nil },
 	})
 	t.Cleanup(func() { _ = cluster.Close() })
