@@ -3,6 +3,7 @@ package redislock
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"flag"
 	"os"
 	"sync"
@@ -154,7 +155,7 @@ func (l *Lock) renewNow() {
 func value(t testing.TB, rdb redis.UniversalClient, key string) string {
 	t.Helper()
 	v, err := rdb.Get(t.Context(), key).Result()
-	if err != nil && err != redis.Nil {
+	if err != nil && !errors.Is(err, redis.Nil) {
 		t.Fatalf("GET %q: %v", key, err)
 	}
 	return v

@@ -119,8 +119,7 @@ func live(ctx context.Context, t *testing.T, server *redisserver.Server, random 
 					guarded.leave(l)
 				}
 				if err := l.Release(ctx); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrLost) {
-					var timeout *timeoutError
-					if !errors.As(err, &timeout) {
+					if _, ok := errors.AsType[*timeoutError](err); !ok {
 						t.Error(err)
 					}
 				}

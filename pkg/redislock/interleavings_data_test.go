@@ -30,7 +30,7 @@ func startFailover(t *testing.T, g *WithT) *failover {
 	f.link = proxy.Start(t, f.primary.URL())
 	host, port, err := net.SplitHostPort(f.link.Addr())
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(connect(t, f.replica.URL()).SlaveOf(t.Context(), host, port).Err()).To(Succeed())
+	g.Expect(connect(t, f.replica.URL()).ReplicaOf(t.Context(), host, port).Err()).To(Succeed())
 	g.Eventually(func() string {
 		return connect(t, f.replica.URL()).Info(t.Context(), "replication").Val()
 	}).WithPolling(50 * time.Millisecond).Should(ContainSubstring("master_link_status:up"))
@@ -47,7 +47,7 @@ func (f *failover) caughtUp(t *testing.T, g *WithT) {
 func (f *failover) promote(t *testing.T, g *WithT) {
 	t.Helper()
 	g.Expect(f.primary.Kill()).To(Succeed())
-	g.Expect(connect(t, f.replica.URL()).SlaveOf(t.Context(), "NO", "ONE").Err()).To(Succeed())
+	g.Expect(connect(t, f.replica.URL()).ReplicaOf(t.Context(), "NO", "ONE").Err()).To(Succeed())
 }
 
 // client follows the failover as a Sentinel client does: it connects to the
