@@ -102,7 +102,11 @@ func run(ctx context.Context) (err error) {
 	}
 	fmt.Println("\nEverything keeps running. In another terminal:")
 	for _, s := range sites {
-		fmt.Printf("  kubectl --kubeconfig %s get redislocks -A    # %s\n", s.cluster.Kubeconfig(), s.name)
+		get, err := s.cluster.KubectlCommand(ctx, "get", "redislocks", "-A")
+		if err != nil {
+			return err
+		}
+		fmt.Printf("  KUBECONFIG=%s %s    # %s\n", s.cluster.Kubeconfig(), strings.Join(get.Args, " "), s.name)
 	}
 	fmt.Printf("  redis-cli -u %s\n", redis.URL())
 	fmt.Println("Ctrl-C ends it and leaves nothing behind.")
