@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -95,6 +96,13 @@ func (v view) ready() verdict {
 		return no(v.problem.reason, v.problem.message)
 	case slices.Contains(blocking, v.observation.Reason):
 		return no(v.observation.Reason, v.observation.Message)
+	case v.observation.Reason == v1alpha1.ReasonPaused && v.store != nil && v.store.Unreachable != nil:
+		// Nothing is competed for that would notice. The words are always the same, so
+		// that the error's changes cost no writes.
+		if redislock.Refused(v.store.Unreachable) {
+			return no(v1alpha1.ReasonStoreRefused, "Redis refused the operator when it was last looked at")
+		}
+		return no(v1alpha1.ReasonStoreUnreachable, "Redis did not answer when it was last looked at")
 	}
 	return verdict{v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonOperational, "the store answers and the lock can be worked with"}
 }
@@ -137,6 +145,9 @@ func history(grants []redislock.Grant, before []v1alpha1.LockGrant) []v1alpha1.L
 	}
 	var list []v1alpha1.LockGrant
 	for _, grant := range grants[:min(len(grants), campaign.HistoryLength)] {
+		if grant.Fence == 0 || grant.Fence > math.MaxInt64 {
+			continue // not of ours: the API server would refuse the whole status
+		}
 		item := v1alpha1.LockGrant{FencingToken: int64(grant.Fence), AcquiredAt: seconds(grant.At)}
 		if identity, ok := campaign.ParseIdentity(grant.Holder); ok {
 			item.Cluster = identity.ClusterName

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -267,4 +268,63 @@ func TestChangesAreTold(t *testing.T) {
 
 	cancel()
 	g.Eventually(ended).WithTimeout(patience).Should(Receive(BeNil()))
+}
+
+// TestTheRightsInTheManualAreEnough takes the ACL that docs/operator.md gives.
+func TestTheRightsInTheManualAreEnough(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	manual, err := os.ReadFile(filepath.Join("..", "..", "docs", "operator.md"))
+	g.Expect(err).NotTo(HaveOccurred())
+	_, rights, found := strings.Cut(string(manual), "ACL SETUSER redislock on >PASSWORD ")
+	g.Expect(found).To(BeTrue())
+	rights, _, _ = strings.Cut(rights, "\n")
+	server := redisserver.Start(t, redisserver.Options{ACL: []string{"user redislock on >" + secret + " " + rights}})
+
+	c := config.Store{Name: "default", URLFile: write(t, t.TempDir(), "url", server.UserURL("redislock", secret))}
+	store := single(t, c)
+	store.look(t.Context())
+	g.Expect(store.State().Unreachable).NotTo(HaveOccurred())
+	for _, finding := range store.State().Report.Findings {
+		g.Expect(finding.Verdict).NotTo(Equal(redislock.Unverified), "%+v", finding)
+	}
+
+	for _, key := range []string{"lock:a", "lock:{tag}:a"} {
+		options := []redislock.LockOption{redislock.WithLease(2 * time.Second), redislock.WithRenewEvery(100 * time.Millisecond), redislock.WithHistory(10)}
+		lock, err := store.Client().TryAcquire(t.Context(), key, options...)
+		g.Expect(err).NotTo(HaveOccurred())
+		until := lock.ValidUntil()
+		g.Eventually(lock.ValidUntil).WithTimeout(patience).Should(BeTemporally(">", until.Add(50*time.Millisecond)), "it is renewed")
+
+		other := single(t, c)
+		acquired := make(chan error, 1)
+		waits := make(chan struct{}, 1000)
+		go func() {
+			_, err := other.Client().Acquire(t.Context(), key, append(options, redislock.WithWait(), redislock.OnRefusal(func(error) { waits <- struct{}{} }))...)
+			acquired <- err
+		}()
+		g.Eventually(waits).WithTimeout(patience).Should(Receive())
+		g.Expect(lock.Release(t.Context())).To(Succeed())
+		g.Eventually(acquired).WithTimeout(patience).Should(Receive(BeNil()))
+		info, err := store.Client().Inspect(t.Context(), key)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(info.History).To(HaveLen(2))
+		adopted, err := store.Client().Adopt(t.Context(), key, info.Value, options...)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(adopted.Release(t.Context())).To(Succeed())
+	}
+	// The connection that is its own, so that go-redis' refusals are not hidden.
+	denied := connectAs(t, server).Do(t.Context(), "ACL", "LOG").String()
+	g.Expect(denied).To(Equal("ACL LOG: []"), "something was denied")
+}
+
+func connectAs(t *testing.T, server *redisserver.Server) *redis.Client {
+	t.Helper()
+	options, err := redis.ParseURL(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rdb := redis.NewClient(options)
+	t.Cleanup(func() { _ = rdb.Close() })
+	return rdb
 }
