@@ -79,11 +79,19 @@ func TestATransportThatIsDownEndsTheLeaseWhenItsTimeIsUp(t *testing.T) {
 	server := startRedis(t)
 	p := proxy.Start(t, server.URL())
 	clk := &bentClock{}
-	c := newClient(t, connect(t, p.URL(), impatient, singleShot), withClock(clk))
+	rdb := connect(t, p.URL(), impatient, singleShot)
+	c := newClient(t, rdb, withClock(clk))
+	takeDown := func() {
+		p.Refuse()
+		// A connection that was being made may survive the first cut.
+		g.Eventually(func() error {
+			p.Cut()
+			return rdb.Ping(t.Context()).Err()
+		}).Should(HaveOccurred())
+	}
 	l := mustAcquire(t, c, key, WithLease(10*time.Minute))
 	lost := l.Context().Done()
-	p.Refuse()
-	p.Cut()
+	takeDown()
 
 	clk.pass(5 * time.Minute) // several renewals would have been due
 	g.Eventually(l.lastFailure).Should(HaveOccurred())
@@ -100,8 +108,7 @@ func TestATransportThatIsDownEndsTheLeaseWhenItsTimeIsUp(t *testing.T) {
 	// And one that comes back in time ends nothing.
 	g.Expect(p.Accept()).To(Succeed())
 	l = mustAcquire(t, c, "lock:b", WithLease(10*time.Minute))
-	p.Refuse()
-	p.Cut()
+	takeDown()
 	clk.pass(5 * time.Minute)
 	g.Eventually(l.lastFailure).Should(HaveOccurred())
 	g.Expect(p.Accept()).To(Succeed())
