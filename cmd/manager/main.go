@@ -149,7 +149,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	if cfg.ClusterName == "" {
+	if cfg.ClusterName == "" || cfg.ClusterName == config.Unnamed {
 		cfg.ClusterName = "cluster-" + uid[:8]
 		log.Info("This cluster has no name: set one, for people and for spec.paused", "using", cfg.ClusterName)
 	}

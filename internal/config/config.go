@@ -61,6 +61,10 @@ type KeyRule struct {
 	Prefixes  []string `json:"prefixes"`
 }
 
+// Unnamed is the cluster name in config/manager until somebody sets one. It counts
+// as none, or all clusters that nobody named would go by the same.
+const Unnamed = "unnamed"
+
 // Environment variables.
 const (
 	// ClusterNameVariable sets ClusterName.

@@ -28,13 +28,21 @@ func startFailover(t *testing.T, g *WithT) *failover {
 	t.Helper()
 	f := &failover{primary: startReachableRedis(t, "--repl-diskless-sync-delay", "0"), replica: startReachableRedis(t)}
 	f.link = proxy.Start(t, f.primary.URL())
-	host, port, err := net.SplitHostPort(f.link.Addr())
-	g.Expect(err).NotTo(HaveOccurred())
+	host, port := splitAddr(t, f.link.Addr())
 	g.Expect(connect(t, f.replica.URL()).ReplicaOf(t.Context(), host, port).Err()).To(Succeed())
 	g.Eventually(func() string {
 		return connect(t, f.replica.URL()).Info(t.Context(), "replication").Val()
 	}).WithPolling(50 * time.Millisecond).Should(ContainSubstring("master_link_status:up"))
 	return f
+}
+
+func splitAddr(t *testing.T, addr string) (host, port string) {
+	t.Helper()
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return host, port
 }
 
 // caughtUp waits until the replica has all that the primary has.
@@ -210,6 +218,7 @@ func TestInterleaving22EvictionIsNoticedAndTheFenceRises(t *testing.T) {
 	rdb := connect(t, server.URL())
 	clk := &bentClock{}
 	c := newClient(t, connect(t, server.URL()), withClock(clk))
+	g.Expect(finding(t, c, "Eviction").Verdict).To(Equal(Dangerous)) // said beforehand
 	l := renewOften(t, mustAcquire(t, c, key, patient()))
 
 	// Only what has an expiry is evicted: lock and counter, before anything of ours.
