@@ -310,7 +310,7 @@ var _ = Describe("Two clusters and one Redis", func() {
 		}).WithContext(ctx).WithTimeout(15 * time.Second).Should(Succeed())
 	}, SpecTimeout(4*time.Minute))
 
-	It("goes over to another Redis-side owner of the key without a fight", func(ctx context.Context) {
+	It("leaves alone a key that another program holds, and never makes a deleted one anew by renewing", func(ctx context.Context) {
 		lock := st.lock("foreign")
 		rdb := st.client()
 		Expect(rdb.Set(ctx, "lock:"+st.namespace+":foreign", "somebody-else", 0).Err()).To(Succeed())
