@@ -48,7 +48,7 @@ func (c *Campaign) watch(ctx context.Context, spec Spec, changed <-chan struct{}
 // yield gives back a lease that was left behind, by this process or by one that
 // stopped. One whose process may still be alive is left to lapse.
 func (c *Campaign) yield(ctx context.Context, spec Spec, info redislock.Info) bool {
-	if !info.Stopped && info.Nonce != spec.Client.Nonce() {
+	if !leftBehind(info, spec) {
 		return false
 	}
 	lock, err := spec.Client.Adopt(ctx, spec.Key, info.Value, spec.options(0)...)
@@ -63,15 +63,21 @@ func (c *Campaign) yield(ctx context.Context, spec Spec, info redislock.Info) bo
 	return true
 }
 
-// Clear gives back what this cluster still holds of a lock for which no campaign
-// runs, be it from an earlier process.
+// leftBehind says that nobody acts under a lease: its process has stopped, or is
+// this one. A process that crashed, or a twin's, may be alive.
+func leftBehind(info redislock.Info, spec Spec) bool {
+	return info.Stopped || info.Nonce == spec.Client.Nonce()
+}
+
+// Clear gives back what this cluster left behind of a lock for which no campaign
+// runs. A lease whose process may still be alive is left to lapse.
 func Clear(ctx context.Context, spec Spec) error {
 	for {
 		info, err := spec.Client.Inspect(ctx, spec.Key)
 		if err != nil {
 			return err
 		}
-		if info.Status == redislock.Free || !newHolder(info.Value, info.Fence, spec.Identity).Ours {
+		if info.Status == redislock.Free || !newHolder(info.Value, info.Fence, spec.Identity).Ours || !leftBehind(info, spec) {
 			return nil
 		}
 		lock, err := spec.Client.Adopt(ctx, spec.Key, info.Value, spec.options(0)...)
