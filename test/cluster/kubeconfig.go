@@ -166,6 +166,9 @@ func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) (*exec.Cmd
 		}
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "KUBECACHEDIR="+c.path("kubectl-cache"), "KUBERC=off")
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig(), "KUBERC=off")
+	if !c.External() { // which has no folder of ours
+		cmd.Env = append(cmd.Env, "KUBECACHEDIR="+c.path("kubectl-cache"))
+	}
 	return cmd, nil
 }
