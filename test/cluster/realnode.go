@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/redislock-operator/redislock-operator/test/controlplane"
+	"github.com/redislock-operator/redislock-operator/test/filelock"
 	"github.com/redislock-operator/redislock-operator/test/ports"
 	"github.com/redislock-operator/redislock-operator/test/supervisor"
 )
@@ -131,6 +132,15 @@ func findNodePrograms(ctx context.Context, c *Cluster) (nodePrograms, error) {
 	}
 	if c.opts.Log != nil {
 		_, _ = fmt.Fprintf(c.opts.Log, "cluster %s: a real node needs %s: running %s\n", c.opts.Name, strings.Join(missing, ", "), install)
+	}
+	// apt waits for its locks on packages, not for those on its lists.
+	release, err := filelock.Acquire(ctx, filepath.Join(os.TempDir(), "redislock-install.lock"), func() {})
+	if err != nil {
+		return found, err
+	}
+	defer release()
+	if found, missing = lookForNodePrograms(); len(missing) == 0 {
+		return found, nil // somebody else was quicker
 	}
 	for _, args := range [][]string{{"update"}, append([]string{"install", "-y", "--no-install-recommends"}, packages...)} {
 		cmd := exec.CommandContext(ctx, aptGet, append([]string{"-o", "DPkg::Lock::Timeout=300", "-q"}, args...)...)

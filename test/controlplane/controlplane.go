@@ -25,8 +25,9 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/test/filelock"
 )
 
 const (
@@ -228,27 +229,9 @@ func (b *builder) stamp(ctx context.Context, goTool string) (string, error) {
 
 // lock keeps other processes from building at the same time.
 func (b *builder) lock(ctx context.Context) (unlock func(), err error) {
-	f, err := os.OpenFile(b.binary+".lock", os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for said := false; ; said = true {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
-		}
-		if !said {
-			b.say("another process is building the control plane, waiting for it")
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("wait for another build of the control plane: %w", ctx.Err()), f.Close())
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
+	return filelock.Acquire(ctx, b.binary+".lock", func() {
+		b.say("another process is building the control plane, waiting for it")
+	})
 }
 
 var kubernetesVersion = regexp.MustCompile(`(?m)^\s*(?:require )?k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)`)
