@@ -7,7 +7,8 @@ import (
 
 // Adopt goes on with a lease of another process, by compare-and-swap of the exact
 // token that the caller observed or was given. The fence stays: it is the same
-// grant. If anything else stands at the key by now that is a *MismatchError.
+// grant; its minimum and maximum hold count from the adoption. If anything else
+// stands at the key by now that is a *MismatchError.
 //
 // Unless the token came from Detach the other process may be alive, and acts until
 // its next renewal tells it.
