@@ -15,11 +15,9 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -67,9 +65,9 @@ type RedisLockReconciler struct {
 func (r *RedisLockReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("redislock").
-		// The status is only read back after writing it, so its changes need no
-		// reconcile, save that a person who meddled with it is put right at the next.
-		For(&v1alpha1.RedisLock{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		// Changes of the status count: a reconcile that ran before the cache had our
+		// last write may have found nothing to do, and is made good when it arrives.
+		For(&v1alpha1.RedisLock{}).
 		WatchesRawSource(source.Func(r.watchCampaigns)).
 		WatchesRawSource(source.Func(r.watchStores)).
 		WithOptions(controller.Options{

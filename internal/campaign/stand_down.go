@@ -51,15 +51,10 @@ func (c *Campaign) yield(ctx context.Context, spec Spec, info redislock.Info) bo
 	if !leftBehind(info, spec) {
 		return false
 	}
-	lock, err := spec.Client.Adopt(ctx, spec.Key, info.Value, spec.options(0)...)
-	if errors.Is(err, redislock.ErrMismatch) {
-		return true // it moved in between: look again
-	}
-	if err != nil {
+	if err := Clear(ctx, spec); err != nil {
 		c.log.Error(err, "Giving back the lease that was left behind")
 		return false
 	}
-	c.give(ctx, spec, lock)
 	return true
 }
 

@@ -176,6 +176,19 @@ var _ = Describe("Two clusters and one Redis", func() {
 		Expect(after.FencingToken).To(BeNumerically(">", before.FencingToken))
 	}, SpecTimeout(2*time.Minute))
 
+	It("puts right a status that does not fit, as after a write that the cache did not show yet", func(ctx context.Context) {
+		lock := st.lock("meddled", withLease(30*time.Second))
+		create(ctx, lock, blue)
+		st.run(blue)
+		_, before, _ := eventuallyOneHolds(ctx, lock, blue)
+		wrong, err := blue.show(ctx, lock)
+		Expect(err).NotTo(HaveOccurred())
+		wrong.Status.State, wrong.Status.Holder = v1alpha1.StateFree, nil
+		Expect(blue.Status().Update(ctx, wrong)).To(Succeed())
+		_, after, _ := eventuallyOneHolds(ctx, lock, blue)
+		Expect(after.FencingToken).To(Equal(before.FencingToken))
+	}, SpecTimeout(time.Minute))
+
 	It("gives a lock back where spec.paused names the cluster, and has another take it", func(ctx context.Context) {
 		lock := st.lock("drained", withLease(time.Minute)) // longer than the spec waits: only a release helps
 		create(ctx, lock, blue, green)

@@ -9,9 +9,6 @@ import (
 // the command. It must not call the proxy.
 type Match func(args []string) bool
 
-// Any matches every request.
-func Any(args []string) bool { return len(args) > 0 }
-
 // Command matches commands by name, in upper or lower case.
 func Command(names ...string) Match {
 	return func(args []string) bool {
@@ -42,9 +39,4 @@ func All(matches ...Match) Match {
 	return func(args []string) bool {
 		return !slices.ContainsFunc(matches, func(m Match) bool { return !m(args) })
 	}
-}
-
-// Not matches what the match does not.
-func Not(match Match) Match {
-	return func(args []string) bool { return !match(args) }
 }

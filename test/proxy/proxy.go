@@ -192,13 +192,6 @@ func (p *Proxy) add(k kind, match Match) *rule {
 	return r
 }
 
-// Clear removes the rules that have caught nothing yet.
-func (p *Proxy) Clear() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.rules = nil
-}
-
 // Cut closes all connections of clients. Requests that are held stay so.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
