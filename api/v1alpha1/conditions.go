@@ -77,8 +77,19 @@ const (
 	// trying to.
 	ReasonCompeting ConditionReason = "Competing"
 
-	// ReasonPaused: spec.paused names this cluster, so it stays out.
+	// ReasonPaused: spec.paused names this cluster, or the whole cluster is drained,
+	// so it stays out.
 	ReasonPaused ConditionReason = "Paused"
+
+	// ReasonIdle: with hold OnDemand, no guarded Job waits in this cluster.
+	ReasonIdle ConditionReason = "Idle"
+
+	// ReasonDeferring: this cluster leaves the lock to one that is preferred and
+	// there.
+	ReasonDeferring ConditionReason = "Deferring"
+
+	// ReasonReleased: this cluster gave the lock back.
+	ReasonReleased ConditionReason = "Released"
 
 	// ReasonQuarantined: Redis lost acknowledged writes, so a grant that it no
 	// longer knows may still be alive; this cluster waits one full expiry.

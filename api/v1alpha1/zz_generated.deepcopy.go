@@ -140,6 +140,36 @@ func (in *RedisLockSpec) DeepCopyInto(out *RedisLockSpec) {
 		*out = new(v1.Duration)
 		**out = **in
 	}
+	if in.MinHold != nil {
+		in, out := &in.MinHold, &out.MinHold
+		*out = new(v1.Duration)
+		**out = **in
+	}
+	if in.MaxHold != nil {
+		in, out := &in.MaxHold, &out.MaxHold
+		*out = new(v1.Duration)
+		**out = **in
+	}
+	if in.Watchdog != nil {
+		in, out := &in.Watchdog, &out.Watchdog
+		*out = new(v1.Duration)
+		**out = **in
+	}
+	if in.MaxWait != nil {
+		in, out := &in.MaxWait, &out.MaxWait
+		*out = new(v1.Duration)
+		**out = **in
+	}
+	if in.PreferredClusters != nil {
+		in, out := &in.PreferredClusters, &out.PreferredClusters
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
+	if in.FailbackAfter != nil {
+		in, out := &in.FailbackAfter, &out.FailbackAfter
+		*out = new(v1.Duration)
+		**out = **in
+	}
 	if in.Paused != nil {
 		in, out := &in.Paused, &out.Paused
 		*out = make([]string, len(*in))
@@ -179,6 +209,16 @@ func (in *RedisLockStatus) DeepCopyInto(out *RedisLockStatus) {
 	if in.Transitions != nil {
 		in, out := &in.Transitions, &out.Transitions
 		*out = new(int64)
+		**out = **in
+	}
+	if in.ActiveJobs != nil {
+		in, out := &in.ActiveJobs, &out.ActiveJobs
+		*out = new(int32)
+		**out = **in
+	}
+	if in.WaitingJobs != nil {
+		in, out := &in.WaitingJobs, &out.WaitingJobs
+		*out = new(int32)
 		**out = **in
 	}
 	if in.History != nil {

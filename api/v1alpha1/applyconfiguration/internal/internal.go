@@ -67,6 +67,12 @@ var schemaYAML = typed.YAMLObject(`types:
         scalar: string
 - name: com.github.redislock-operator.redislock-operator.api.v1alpha1.LockState
   scalar: string
+- name: com.github.redislock-operator.redislock-operator.api.v1alpha1.LostTicksPolicy
+  scalar: string
+- name: com.github.redislock-operator.redislock-operator.api.v1alpha1.MissedTicksPolicy
+  scalar: string
+- name: com.github.redislock-operator.redislock-operator.api.v1alpha1.OnLostPolicy
+  scalar: string
 - name: com.github.redislock-operator.redislock-operator.api.v1alpha1.RedisLock
   map:
     fields:
@@ -89,6 +95,10 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.redislock-operator.redislock-operator.api.v1alpha1.RedisLockSpec
   map:
     fields:
+    - name: failbackAfter
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 10m
     - name: hold
       type:
         namedType: com.github.redislock-operator.redislock-operator.api.v1alpha1.HoldPolicy
@@ -104,12 +114,40 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
       default: 0s
+    - name: lostTicks
+      type:
+        namedType: com.github.redislock-operator.redislock-operator.api.v1alpha1.LostTicksPolicy
+      default: Rerun
+    - name: maxHold
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+    - name: maxWait
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+    - name: minHold
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 0s
+    - name: missedTicks
+      type:
+        namedType: com.github.redislock-operator.redislock-operator.api.v1alpha1.MissedTicksPolicy
+      default: Skip
+    - name: onLost
+      type:
+        namedType: com.github.redislock-operator.redislock-operator.api.v1alpha1.OnLostPolicy
+      default: Suspend
     - name: paused
       type:
         list:
           elementType:
             scalar: string
           elementRelationship: associative
+    - name: preferredClusters
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
     - name: renewEvery
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
@@ -117,12 +155,19 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: string
       default: default
+    - name: watchdog
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Duration
+      default: 5m
 - name: com.github.redislock-operator.redislock-operator.api.v1alpha1.RedisLockStatus
   map:
     fields:
     - name: acquiredAt
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: activeJobs
+      type:
+        scalar: numeric
     - name: conditions
       type:
         list:
@@ -153,6 +198,9 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.redislock-operator.redislock-operator.api.v1alpha1.LockState
     - name: transitions
+      type:
+        scalar: numeric
+    - name: waitingJobs
       type:
         scalar: numeric
 - name: io.k8s.apimachinery.pkg.apis.meta.v1.Condition

@@ -44,7 +44,10 @@ type RedisLockSpecApplyConfiguration struct {
 	// It cannot be changed.
 	Store *string `json:"store,omitempty"`
 	// hold says when this cluster competes for the lock. `Always`: all the
-	// time, so exactly one of the clusters holds it, as a leader.
+	// time, so exactly one of the clusters holds it, as a leader, and runs all
+	// Jobs that the lock guards. `OnDemand`: only when a guarded Job waits; the
+	// lock is taken for that Job and given back after it, so that one Job at a
+	// time runs under it in all clusters.
 	Hold *apiv1alpha1.HoldPolicy `json:"hold,omitempty"`
 	// lease is the time for which a grant is valid unless it is renewed, and
 	// so about the time until another cluster takes over from one that died.
@@ -62,6 +65,50 @@ type RedisLockSpecApplyConfiguration struct {
 	// work in progress to stop. Choose it above the replication lag of a Redis
 	// with replicas. A clean release does not wait for it. From 0s to 24h.
 	LockDelay *v1.Duration `json:"lockDelay,omitempty"`
+	// minHold keeps the lock taken for at least this long after it was
+	// acquired, even if it is given back sooner: a Job that takes milliseconds
+	// is then not run again by a cluster whose clock is a little behind. From
+	// 0s to 24h.
+	MinHold *v1.Duration `json:"minHold,omitempty"`
+	// maxHold bounds how long one grant can be renewed, so that a holder which
+	// hangs loses the lock then; Jobs that run under it are ended in time. At
+	// least lease, and for guarded Jobs more than their termination grace.
+	// When it is left out a grant has no bound.
+	MaxHold *v1.Duration `json:"maxHold,omitempty"`
+	// watchdog is how long a running guarded Job may outlive its operator. The
+	// operator moves the Job's activeDeadlineSeconds ahead while it lives; when
+	// it dies, Kubernetes ends the Job at the end of this window, and no other
+	// cluster starts before that. From 3s to 24h. `0s` switches it off: then a
+	// Job whose operator died goes on, and another cluster starts the next one
+	// beside it once the lease is over.
+	Watchdog *v1.Duration `json:"watchdog,omitempty"`
+	// maxWait is how long a guarded Job may wait for the lock. One that waited
+	// longer is removed, with an event. When it is left out Jobs wait for as
+	// long as it takes.
+	MaxWait *v1.Duration `json:"maxWait,omitempty"`
+	// lostTicks says what becomes of a tick whose runner was lost before it
+	// ended, with its cluster, its operator or its lease. `Rerun`: it is run
+	// again, so each tick is run at least once. `Skip`: it is not, so each tick
+	// is run at most once.
+	LostTicks *apiv1alpha1.LostTicksPolicy `json:"lostTicks,omitempty"`
+	// missedTicks says what becomes of a tick for which no cluster started a
+	// Job. `Skip`: nothing, but an event and a metric tell of it. `RunLatest`:
+	// the latest one is made up for.
+	MissedTicks *apiv1alpha1.MissedTicksPolicy `json:"missedTicks,omitempty"`
+	// onLost says what is done to a running guarded Job when the lease under
+	// which it runs is lost: `Suspend` stops its pods and lets it go again when
+	// this cluster gets the lock back; `Delete` deletes it.
+	OnLost *apiv1alpha1.OnLostPolicy `json:"onLost,omitempty"`
+	// preferredClusters lists clusters by name in order of preference, for hold
+	// `Always`: while a cluster of this list is there, those that come later in
+	// it, and those that it does not name, leave the lock to it. Names are as
+	// their operators' configurations have them. When it is left out no cluster
+	// is preferred.
+	PreferredClusters []string `json:"preferredClusters,omitempty"`
+	// failbackAfter is how long a preferred cluster has to be back without a
+	// break before a less preferred one gives the lock up to it; never while a
+	// guarded Job runs. From 0s to 24h.
+	FailbackAfter *v1.Duration `json:"failbackAfter,omitempty"`
 	// paused lists the names of the clusters that are drained: a cluster named
 	// here gives the lock back and stays out until its name is taken away
 	// again. At most 64 names, each as the operator of that cluster has it in
@@ -120,6 +167,80 @@ func (b *RedisLockSpecApplyConfiguration) WithRenewEvery(value v1.Duration) *Red
 // If called multiple times, the LockDelay field is set to the value of the last call.
 func (b *RedisLockSpecApplyConfiguration) WithLockDelay(value v1.Duration) *RedisLockSpecApplyConfiguration {
 	b.LockDelay = &value
+	return b
+}
+
+// WithMinHold sets the MinHold field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the MinHold field is set to the value of the last call.
+func (b *RedisLockSpecApplyConfiguration) WithMinHold(value v1.Duration) *RedisLockSpecApplyConfiguration {
+	b.MinHold = &value
+	return b
+}
+
+// WithMaxHold sets the MaxHold field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the MaxHold field is set to the value of the last call.
+func (b *RedisLockSpecApplyConfiguration) WithMaxHold(value v1.Duration) *RedisLockSpecApplyConfiguration {
+	b.MaxHold = &value
+	return b
+}
+
+// WithWatchdog sets the Watchdog field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Watchdog field is set to the value of the last call.
+func (b *RedisLockSpecApplyConfiguration) WithWatchdog(value v1.Duration) *RedisLockSpecApplyConfiguration {
+	b.Watchdog = &value
+	return b
+}
+
+// WithMaxWait sets the MaxWait field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the MaxWait field is set to the value of the last call.
+func (b *RedisLockSpecApplyConfiguration) WithMaxWait(value v1.Duration) *RedisLockSpecApplyConfiguration {
+	b.MaxWait = &value
+	return b
+}
+
+// WithLostTicks sets the LostTicks field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LostTicks field is set to the value of the last call.
+func (b *RedisLockSpecApplyConfiguration) WithLostTicks(value apiv1alpha1.LostTicksPolicy) *RedisLockSpecApplyConfiguration {
+	b.LostTicks = &value
+	return b
+}
+
+// WithMissedTicks sets the MissedTicks field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the MissedTicks field is set to the value of the last call.
+func (b *RedisLockSpecApplyConfiguration) WithMissedTicks(value apiv1alpha1.MissedTicksPolicy) *RedisLockSpecApplyConfiguration {
+	b.MissedTicks = &value
+	return b
+}
+
+// WithOnLost sets the OnLost field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the OnLost field is set to the value of the last call.
+func (b *RedisLockSpecApplyConfiguration) WithOnLost(value apiv1alpha1.OnLostPolicy) *RedisLockSpecApplyConfiguration {
+	b.OnLost = &value
+	return b
+}
+
+// WithPreferredClusters adds the given value to the PreferredClusters field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the PreferredClusters field.
+func (b *RedisLockSpecApplyConfiguration) WithPreferredClusters(values ...string) *RedisLockSpecApplyConfiguration {
+	for i := range values {
+		b.PreferredClusters = append(b.PreferredClusters, values[i])
+	}
+	return b
+}
+
+// WithFailbackAfter sets the FailbackAfter field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the FailbackAfter field is set to the value of the last call.
+func (b *RedisLockSpecApplyConfiguration) WithFailbackAfter(value v1.Duration) *RedisLockSpecApplyConfiguration {
+	b.FailbackAfter = &value
 	return b
 }
 

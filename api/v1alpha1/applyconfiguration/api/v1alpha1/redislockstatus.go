@@ -55,6 +55,11 @@ type RedisLockStatusApplyConfiguration struct {
 	// transitions counts how often state has changed between ACQUIRED and FREE
 	// in this cluster.
 	Transitions *int64 `json:"transitions,omitempty"`
+	// activeJobs is how many guarded Jobs run in this cluster under the lock.
+	ActiveJobs *int32 `json:"activeJobs,omitempty"`
+	// waitingJobs is how many guarded Jobs wait in this cluster, those that
+	// stand by while another cluster runs their tick included.
+	WaitingJobs *int32 `json:"waitingJobs,omitempty"`
 	// history lists the last grants of the lock in all clusters, newest first.
 	// At most 10.
 	History []LockGrantApplyConfiguration `json:"history,omitempty"`
@@ -132,6 +137,22 @@ func (b *RedisLockStatusApplyConfiguration) WithAcquiredAt(value metav1.Time) *R
 // If called multiple times, the Transitions field is set to the value of the last call.
 func (b *RedisLockStatusApplyConfiguration) WithTransitions(value int64) *RedisLockStatusApplyConfiguration {
 	b.Transitions = &value
+	return b
+}
+
+// WithActiveJobs sets the ActiveJobs field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ActiveJobs field is set to the value of the last call.
+func (b *RedisLockStatusApplyConfiguration) WithActiveJobs(value int32) *RedisLockStatusApplyConfiguration {
+	b.ActiveJobs = &value
+	return b
+}
+
+// WithWaitingJobs sets the WaitingJobs field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the WaitingJobs field is set to the value of the last call.
+func (b *RedisLockStatusApplyConfiguration) WithWaitingJobs(value int32) *RedisLockStatusApplyConfiguration {
+	b.WaitingJobs = &value
 	return b
 }
 
