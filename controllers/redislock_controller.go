@@ -2,12 +2,16 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,12 +22,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/campaign"
 	"github.com/redislock-operator/redislock-operator/internal/config"
+	"github.com/redislock-operator/redislock-operator/internal/guard"
 	"github.com/redislock-operator/redislock-operator/internal/stores"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
@@ -53,6 +59,14 @@ type RedisLockReconciler struct {
 	Campaigns *campaign.Registry
 	// ClusterUID is what this cluster is known by in Redis.
 	ClusterUID string
+	// Namespace is the operator's own.
+	Namespace string
+
+	written   written
+	served    served
+	told      told
+	unclaimed told
+	yielded   yielded
 }
 
 // +kubebuilder:rbac:groups=redislock.io,resources=redislocks,verbs=get;list;watch;patch
@@ -60,14 +74,30 @@ type RedisLockReconciler struct {
 // +kubebuilder:rbac:groups=redislock.io,resources=redislocks/finalizers,verbs=update
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups="",resources=namespaces,resourceNames=kube-system,verbs=get
+// +kubebuilder:rbac:groups=redislock.io,resources=redislocks,verbs=guard
+// +kubebuilder:rbac:groups=batch,resources=jobs,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=batch,resources=jobs/finalizers,verbs=update
+// +kubebuilder:rbac:groups=batch,resources=cronjobs,verbs=get;list;watch
+// +kubebuilder:rbac:groups=batch,resources=cronjobs/finalizers,verbs=update
+// +kubebuilder:rbac:groups="",resources=pods,verbs=list
 
 // SetupWithManager registers the controller.
 func (r *RedisLockReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	indexer := mgr.GetFieldIndexer()
+	if err := errors.Join(
+		indexer.IndexField(context.Background(), &batchv1.Job{}, lockIndex, indexJob),
+		indexer.IndexField(context.Background(), &batchv1.CronJob{}, lockIndex, indexCronJob),
+	); err != nil {
+		return err
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("redislock").
 		// Changes of the status count: a reconcile that ran before the cache had our
 		// last write may have found nothing to do, and is made good when it arrives.
 		For(&v1alpha1.RedisLock{}).
+		Watches(&batchv1.Job{}, handler.EnqueueRequestsFromMapFunc(byName(indexJob))).
+		Watches(&batchv1.CronJob{}, handler.EnqueueRequestsFromMapFunc(byName(indexCronJob))).
+		Watches(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(r.allLocks)).
 		WatchesRawSource(source.Func(r.watchCampaigns)).
 		WatchesRawSource(source.Func(r.watchStores)).
 		WithOptions(controller.Options{
@@ -75,6 +105,37 @@ func (r *RedisLockReconciler) SetupWithManager(mgr ctrl.Manager) error {
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](100*time.Millisecond, longestBackoff),
 		}).
 		Complete(r)
+}
+
+// byName maps an object to the locks that it names.
+func byName(names func(client.Object) []string) handler.MapFunc {
+	return func(_ context.Context, o client.Object) []reconcile.Request {
+		var requests []reconcile.Request
+		for _, name := range names(o) {
+			requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: name}})
+		}
+		return requests
+	}
+}
+
+func (r *RedisLockReconciler) allLocks(ctx context.Context, _ client.Object) []reconcile.Request {
+	return r.locks(ctx, func(*v1alpha1.RedisLock) bool { return true })
+}
+
+// locks lists the locks that are meant, for all of them to be reconciled.
+func (r *RedisLockReconciler) locks(ctx context.Context, which func(*v1alpha1.RedisLock) bool) []reconcile.Request {
+	var list v1alpha1.RedisLockList
+	if err := r.List(ctx, &list); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "Listing locks")
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range list.Items {
+		if which(&list.Items[i]) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		}
+	}
+	return requests
 }
 
 func (r *RedisLockReconciler) watchCampaigns(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
@@ -86,21 +147,15 @@ func (r *RedisLockReconciler) watchCampaigns(_ context.Context, queue workqueue.
 func (r *RedisLockReconciler) watchStores(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	r.Stores.OnChange(func(store string) {
 		measureStore(store, r.Stores.Get(store).State())
-		var list v1alpha1.RedisLockList
-		if err := r.List(ctx, &list); err != nil {
-			ctrl.LoggerFrom(ctx).Error(err, "Listing the locks of a store", "store", store)
-			return
-		}
-		for i := range list.Items {
-			if storeName(&list.Items[i]) == store {
-				queue.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
-			}
+		for _, request := range r.locks(ctx, func(lock *v1alpha1.RedisLock) bool { return storeName(lock) == store }) {
+			queue.Add(request)
 		}
 	})
 	return nil
 }
 
-// Reconcile reads, has the campaign run, and writes the status if it has changed.
+// Reconcile reads, has the campaign run, sees to the Jobs under the lock, and writes
+// the status if it has changed.
 func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	lock := &v1alpha1.RedisLock{}
 	if err := r.Get(ctx, req.NamespacedName, lock); err != nil {
@@ -108,43 +163,166 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 			return ctrl.Result{}, err
 		}
 		// The finalizer was taken away by force: give back what we may hold.
-		forgetLock(req.NamespacedName)
-		return ctrl.Result{}, r.Campaigns.Release(ctx, req.NamespacedName)
+		r.forget(req.NamespacedName)
+		return ctrl.Result{}, errors.Join(r.Campaigns.Release(ctx, req.NamespacedName), r.orphans(ctx, req.NamespacedName))
 	}
-	if !lock.DeletionTimestamp.IsZero() {
-		return r.finalize(ctx, lock)
+	deleting := !lock.DeletionTimestamp.IsZero()
+	if deleting && !controllerutil.ContainsFinalizer(lock, v1alpha1.ReleaseFinalizer) {
+		return ctrl.Result{}, nil
 	}
-	if !controllerutil.ContainsFinalizer(lock, v1alpha1.ReleaseFinalizer) {
+	if !deleting && !controllerutil.ContainsFinalizer(lock, v1alpha1.ReleaseFinalizer) {
 		before := lock.DeepCopy()
 		controllerutil.AddFinalizer(lock, v1alpha1.ReleaseFinalizer)
 		if err := r.Patch(ctx, lock, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(statusOwner)); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(err)
 		}
 	}
+	g, again, err := r.guard(ctx, lock)
+	if g == nil {
+		return ctrl.Result{RequeueAfter: again}, err
+	}
+	if deleting && err == nil {
+		done, err := r.finalize(ctx, g)
+		if done || err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	if wait := g.next(); wait > 0 && (again == 0 || wait < again) {
+		again = wait
+	}
+	again, failed := r.show(ctx, g, again)
+	return ctrl.Result{RequeueAfter: again}, errors.Join(err, failed)
+}
 
-	v := view{lock: lock, key: lockKey(lock), fingerprint: fingerprint(lock), now: time.Now()}
-	if store := r.Stores.Get(storeName(lock)); store != nil {
+// guard has the campaign run and sees to the Jobs. It returns no guarding where this
+// process has nothing to say.
+func (r *RedisLockReconciler) guard(ctx context.Context, lock *v1alpha1.RedisLock) (*guarding, time.Duration, error) {
+	object := client.ObjectKeyFromObject(lock)
+	g := &guarding{RedisLockReconciler: r, lock: lock, key: lockKey(lock), terms: terms(lock), admit: true}
+	spec, p := r.spec(lock)
+	g.problem, g.lockClient = p, spec.Client
+
+	drained, err := r.drained(ctx, lock)
+	if err != nil {
+		return nil, 0, err
+	}
+	var place standing
+	switch {
+	case !lock.DeletionTimestamp.IsZero():
+		place = standing{aside: campaign.Aside{Reason: v1alpha1.ReasonDeleting, Message: "this RedisLock is being deleted"}, giveUp: true}
+		g.admit, g.notAdmitted = false, "its RedisLock is being deleted"
+	case drained != "":
+		place.aside = campaign.Aside{Reason: v1alpha1.ReasonPaused, Message: drained}
+		g.admit, g.notAdmitted = false, drained
+		if p == nil {
+			r.withdraw(ctx, lock, spec.Client, spec.Key)
+		}
+	case p == nil:
+		place = r.preference(ctx, lock, spec.Client, spec.Key)
+	}
+	g.giveUp = place.giveUp
+	g.running = r.Campaigns.Get(object, lock.UID)
+	changed := true
+	for round := 0; changed && round < guardRounds; round++ {
+		if err := g.see(ctx); err != nil {
+			return nil, 0, err
+		}
+		if p == nil {
+			spec.Aside = place.aside
+			if spec.Aside == (campaign.Aside{}) && g.terms.Exclusive && !g.plan.Compete {
+				spec.Aside = campaign.Aside{Reason: v1alpha1.ReasonIdle, Message: "no guarded Job waits in this cluster, so it does not ask for the lock"}
+			}
+			first := g.running == nil
+			if g.running = r.Campaigns.Ensure(object, lock.UID, spec, uint64(lock.Status.FencingToken)); g.running == nil {
+				return nil, 0, nil // this process is leaving
+			}
+			if first {
+				continue // with a campaign to ask
+			}
+		}
+		if changed, err = g.act(ctx); err != nil {
+			break
+		}
+	}
+	if changed && err == nil {
+		g.soon(0) // there is more to do, when the others had their turn
+	}
+	if p != nil {
+		// Nothing may be held for an object that may not have it.
+		if err := r.Campaigns.Release(ctx, object); err != nil {
+			ctrl.LoggerFrom(ctx).Info("Giving the lock back; it goes on in the background", "error", err.Error())
+		}
+	}
+	return g, place.again, errors.Join(err, g.settle(ctx))
+}
+
+// show writes the status, and tells and measures what there is besides.
+func (r *RedisLockReconciler) show(ctx context.Context, g *guarding, again time.Duration) (time.Duration, error) {
+	g.measure()
+	g.tellUnclaimed()
+	g.tellWaits(time.Now())
+	v := g.view()
+	if g.problem == nil && !v.observation.Known {
+		return again, nil // the campaign will tell
+	}
+	if g.terms.Exclusive && g.plan.Compete && !v.observation.Held && v.observation.Reason == v1alpha1.ReasonReleased {
+		// It was given back between two runs, and is taken again in a moment.
+		if left := turn - time.Since(g.yielded.at(g.object())); left > 0 {
+			if again == 0 || left < again {
+				again = left
+			}
+			return again, nil
+		}
+	}
+	return again, r.write(ctx, v)
+}
+
+// view is what the status is made from.
+func (g *guarding) view() view {
+	v := view{
+		lock: g.lock, key: g.key, fingerprint: fingerprint(g.lock), now: time.Now(), problem: g.problem,
+		active: g.plan.Active, waiting: g.plan.Waiting,
+	}
+	if store := g.Stores.Get(storeName(g.lock)); store != nil {
 		state := store.State()
 		v.store = &state
 	}
-	spec, p := r.spec(lock)
-	if p != nil {
-		v.problem = p
-		// Nothing may be held for an object that may not have it.
-		if err := r.Campaigns.Release(ctx, req.NamespacedName); err != nil {
-			ctrl.LoggerFrom(ctx).Info("Giving the lock back; it goes on in the background", "error", err.Error())
-		}
-	} else {
-		running := r.Campaigns.Ensure(req.NamespacedName, lock.UID, spec, uint64(lock.Status.FencingToken))
-		if running == nil {
-			return ctrl.Result{}, nil // this process is leaving
-		}
-		v.observation = running.Observe()
-		if !v.observation.Known {
-			return ctrl.Result{}, nil // the campaign will tell
+	if g.running != nil {
+		v.observation = g.running.Observe()
+	}
+	return v
+}
+
+// orphans sees to Jobs whose lock is not there: they stay suspended.
+func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.NamespacedName) error {
+	jobs, err := r.listJobs(ctx, lock.Namespace, lock.Name)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, job := range jobs {
+		switch j := guard.NewJob(job, nil); j.Phase {
+		case guard.Running:
+			errs = append(errs, client.IgnoreNotFound(r.suspend(ctx, job)))
+			r.tell(job, missingLock(job, lock.Name))
+		case guard.Waiting:
+			if r.told.first(lock, job.UID, "missing") {
+				r.tell(job, missingLock(job, lock.Name))
+			}
+		case guard.Ended, guard.Leaving:
+			errs = append(errs, r.dropFinalizer(ctx, job))
 		}
 	}
-	return ctrl.Result{}, r.write(ctx, v)
+	return errors.Join(errs...)
+}
+
+func (r *RedisLockReconciler) forget(object types.NamespacedName) {
+	forgetLock(object)
+	forgetJobs(object)
+	r.served.forget(object)
+	r.told.forget(object)
+	r.unclaimed.forget(object)
+	r.yielded.forget(object)
 }
 
 // write applies the status if it has changed, and then tells of what changed.
@@ -183,32 +361,42 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 	return nil
 }
 
-// finalize gives the lock back before the object goes. Redis may delay that by one
-// expiry at most: by then the lease has lapsed.
-func (r *RedisLockReconciler) finalize(ctx context.Context, lock *v1alpha1.RedisLock) (ctrl.Result, error) {
-	if !controllerutil.ContainsFinalizer(lock, v1alpha1.ReleaseFinalizer) {
-		return ctrl.Result{}, nil
+// finalize lets the object go when nothing runs under the lock any more and it has
+// been given back. Redis may delay that by one expiry at most: by then the lease has
+// lapsed. It answers false while the object has to stay.
+func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding) (bool, error) {
+	lock, object := g.lock, g.object()
+	if g.plan.Active > 0 {
+		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("this object stays until the guarded Jobs that run have ended: %d", g.plan.Active)}
+		return false, nil
 	}
-	object := client.ObjectKeyFromObject(lock)
-	spec, p := r.spec(lock)
-	err := r.Campaigns.Release(ctx, object)
-	if err == nil && p == nil {
-		err = campaign.Clear(ctx, spec)
+	lapses := lock.DeletionTimestamp.Add(lease(lock) + lockDelay(lock))
+	left := time.Until(lapses)
+	var err error
+	if g.problem == nil {
+		if o := g.running.Observe(); left > 0 && (!o.Known || o.Held) {
+			g.problem = &problem{v1alpha1.ReasonDeleting, "the lock is being given back"}
+			g.soon(min(releaseRetry, left))
+			return false, nil
+		}
+		spec, _ := r.spec(lock)
+		if err = r.Campaigns.Release(ctx, object); err == nil {
+			err = campaign.Clear(ctx, spec)
+		}
 	}
-	left := time.Until(lock.DeletionTimestamp.Add(lease(lock) + lockDelay(lock)))
 	if err != nil && left > 0 {
-		v := view{lock: lock, key: lockKey(lock), fingerprint: fingerprint(lock), now: time.Now(), problem: &problem{
-			v1alpha1.ReasonDeleting, fmt.Sprintf("the lock could not be given back yet, so this object stays until it lapses, at %s at the latest: %v",
-				lock.DeletionTimestamp.Add(lease(lock)+lockDelay(lock)).UTC().Format(time.RFC3339), err)}}
-		return ctrl.Result{RequeueAfter: min(releaseRetry, left)}, r.write(ctx, v)
+		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("the lock could not be given back yet, so this object stays until it lapses, at %s at the latest: %v",
+			lapses.UTC().Format(time.RFC3339), err)}
+		g.soon(min(releaseRetry, left))
+		return false, nil
 	}
 	before := lock.DeepCopy()
 	controllerutil.RemoveFinalizer(lock, v1alpha1.ReleaseFinalizer)
 	if err := r.Patch(ctx, lock, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(statusOwner)); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return false, client.IgnoreNotFound(err)
 	}
-	forgetLock(object)
-	return ctrl.Result{}, nil
+	r.forget(object)
+	return true, nil
 }
 
 // spec works out what a campaign is to do, or why there can be none.
@@ -238,8 +426,11 @@ func (r *RedisLockReconciler) spec(lock *v1alpha1.RedisLock) (campaign.Spec, *pr
 			ClusterUID: r.ClusterUID, ClusterName: r.Config.ClusterName,
 			Object: client.ObjectKeyFromObject(lock), Fingerprint: fingerprint(lock),
 		},
-		Lease: lease(lock), Renew: renewEvery(lock), LockDelay: lockDelay(lock),
-		Paused: slices.Contains(lock.Spec.Paused, r.Config.ClusterName),
+		Terms: campaign.Terms{
+			Lease: lease(lock), Renew: renewEvery(lock), LockDelay: lockDelay(lock),
+			MinHold: duration(lock.Spec.MinHold, 0), MaxHold: duration(lock.Spec.MaxHold, 0),
+			Quarantine: quarantine(lock),
+		},
 	}, nil
 }
 
@@ -259,29 +450,35 @@ func storeName(lock *v1alpha1.RedisLock) string {
 	return v1alpha1.DefaultStore
 }
 
-func lease(lock *v1alpha1.RedisLock) time.Duration {
-	if lock.Spec.Lease != nil {
-		return lock.Spec.Lease.Duration
+func duration(d *metav1.Duration, byDefault time.Duration) time.Duration {
+	if d != nil {
+		return d.Duration
 	}
-	return v1alpha1.DefaultLease
+	return byDefault
+}
+
+func lease(lock *v1alpha1.RedisLock) time.Duration {
+	return duration(lock.Spec.Lease, v1alpha1.DefaultLease)
 }
 
 func renewEvery(lock *v1alpha1.RedisLock) time.Duration {
-	if lock.Spec.RenewEvery != nil {
-		return lock.Spec.RenewEvery.Duration
-	}
-	return lease(lock) / 3
+	return duration(lock.Spec.RenewEvery, lease(lock)/3)
 }
 
-func lockDelay(lock *v1alpha1.RedisLock) time.Duration {
-	if lock.Spec.LockDelay != nil {
-		return lock.Spec.LockDelay.Duration
+func lockDelay(lock *v1alpha1.RedisLock) time.Duration { return duration(lock.Spec.LockDelay, 0) }
+
+// quarantine is how long a Job may run on of which a Redis that lost its data knows
+// nothing any more: its operator loses the lease, and its pods take their grace; or
+// its operator is dead, and its watchdog ends it.
+func quarantine(lock *v1alpha1.RedisLock) time.Duration {
+	if lock.Spec.Hold != v1alpha1.HoldOnDemand {
+		return 0
 	}
-	return 0
+	return lease(lock) + guard.Cover(&batchv1.Job{}, duration(lock.Spec.Watchdog, v1alpha1.DefaultWatchdog))
 }
 
 // fingerprint is of what must be the same in all clusters, or they would share a
 // lock on different terms.
 func fingerprint(lock *v1alpha1.RedisLock) string {
-	return campaign.Fingerprint(string(lock.Spec.Hold), lease(lock).String(), lockDelay(lock).String())
+	return campaign.Fingerprint(string(lock.Spec.Hold), lease(lock).String(), lockDelay(lock).String(), string(lock.Spec.LostTicks))
 }

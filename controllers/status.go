@@ -25,6 +25,8 @@ type view struct {
 	observation campaign.Observation
 	store       *stores.State
 	fingerprint string
+	// active and waiting count guarded Jobs.
+	active, waiting int32
 	now         time.Time
 }
 
@@ -72,6 +74,7 @@ func (v view) status() v1alpha1.RedisLockStatus {
 		transitions++
 	}
 	status.Transitions = &transitions
+	status.ActiveJobs, status.WaitingJobs = &v.active, &v.waiting
 	for _, verdict := range []verdict{v.ready(), v.acquired(), v.specDiffers(), v.storeSafe()} {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
 			Type: string(verdict.kind), Status: verdict.status, Reason: string(verdict.reason), Message: verdict.message,

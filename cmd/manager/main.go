@@ -173,7 +173,7 @@ func run(ctx context.Context, o options) error {
 	defer leave()
 	reconciler := &controllers.RedisLockReconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("redislock-operator"),
-		Config: cfg, Stores: list, Campaigns: campaigns, ClusterUID: uid,
+		Config: cfg, Stores: list, Campaigns: campaigns, ClusterUID: uid, Namespace: election.Namespace(),
 	}
 	for _, err := range []error{
 		reconciler.SetupWithManager(mgr),

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
@@ -32,14 +33,31 @@ const (
 
 // Spec is what a campaign competes for, and how.
 type Spec struct {
-	Client    *redislock.Client
-	Key       string
-	Identity  Identity
+	Client   *redislock.Client
+	Key      string
+	Identity Identity
+	Terms
+	// Aside is why this cluster does not compete, but only watches who has the lock.
+	// A grant that it has, or inherits, it keeps until Yield.
+	Aside Aside
+}
+
+// Terms are those of a grant.
+type Terms struct {
 	Lease     time.Duration
 	Renew     time.Duration
 	LockDelay time.Duration
-	// Paused: give the lock back and stay out, but go on watching who has it.
-	Paused bool
+	MinHold   time.Duration
+	MaxHold   time.Duration
+	// Quarantine is the least time to wait after Redis has lost its data: as long as
+	// what ran under a grant that it forgot may live.
+	Quarantine time.Duration
+}
+
+// Aside is a reason not to compete. Its zero value is none.
+type Aside struct {
+	Reason  v1alpha1.ConditionReason
+	Message string
 }
 
 func (s Spec) options(seen uint64) []redislock.LockOption {
@@ -48,6 +66,9 @@ func (s Spec) options(seen uint64) []redislock.LockOption {
 		redislock.WithLease(s.Lease),
 		redislock.WithRenewEvery(s.Renew),
 		redislock.WithLockDelay(s.LockDelay),
+		redislock.WithMinHold(s.MinHold),
+		redislock.WithMaxHold(s.MaxHold),
+		redislock.WithQuarantine(s.Quarantine),
 		redislock.WithSeen(seen),
 		redislock.WithHistory(HistoryLength),
 		redislock.WithFenceRetention(fenceRetention),
@@ -70,7 +91,8 @@ type Campaign struct {
 	spec    Spec
 	changed chan struct{} // closed and replaced when the spec changes
 	seen    Observation
-	lock    *redislock.Lock
+	grant   *redislock.Lock // held at the moment, as far as is known
+	lapsed  *lapsed
 
 	stop  context.CancelFunc
 	ended chan struct{}
@@ -137,17 +159,48 @@ func (c *Campaign) observe(change func(*Observation)) {
 	c.notify()
 }
 
+// Grant returns the grant that is held; nil where none is.
+func (c *Campaign) Grant() *redislock.Lock {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.grant == nil || !c.grant.IsHeld() {
+		return nil
+	}
+	return c.grant
+}
+
+// Yield gives back the grant that is held, if one is. The caller knows that nothing
+// runs under it. The campaign goes on: it competes again unless it stands aside. An
+// error means that Redis did not confirm; it is told in the background, and the grant
+// lapses at the latest.
+func (c *Campaign) Yield(ctx context.Context) error {
+	c.mu.Lock()
+	grant, aside := c.grant, c.spec.Aside
+	c.grant = nil
+	c.mu.Unlock()
+	if grant == nil {
+		return nil
+	}
+	err := grant.Release(ctx)
+	if errors.Is(err, redislock.ErrLost) {
+		return nil // run has seen it, or does
+	}
+	if aside == (Aside{}) {
+		aside = Aside{v1alpha1.ReasonReleased, "this cluster gave the lock back, and waits for its next turn"}
+	}
+	c.observe(func(o *Observation) {
+		if o.Held && o.Fence >= grant.Fence() {
+			*o = Observation{Reason: aside.Reason, Message: aside.Message, Fence: o.Fence, History: o.History}
+		}
+	})
+	return err
+}
+
 // release ends the campaign and gives the lock back.
 func (c *Campaign) release(ctx context.Context) error {
 	c.stop()
 	<-c.ended
-	if c.lock == nil {
-		return nil
-	}
-	if err := c.lock.Release(ctx); err != nil && !errors.Is(err, redislock.ErrLost) {
-		return err
-	}
-	return nil
+	return c.Yield(ctx)
 }
 
 // leave ends the campaign and marks the lease as left behind, for the next process
@@ -155,65 +208,70 @@ func (c *Campaign) release(ctx context.Context) error {
 func (c *Campaign) leave(ctx context.Context) error {
 	c.stop()
 	<-c.ended
-	if c.lock == nil {
+	grant := c.Grant()
+	if grant == nil {
 		return nil
 	}
-	if _, err := c.lock.Detach(ctx); err != nil && !errors.Is(err, redislock.ErrLost) {
+	if _, err := grant.Detach(ctx); err != nil && !errors.Is(err, redislock.ErrLost) {
 		return err
 	}
 	return nil
 }
 
-// run competes, holds, and begins again. When it ends c.lock is what it then held.
+// run competes, holds, and begins again.
 func (c *Campaign) run(ctx context.Context) {
 	defer close(c.ended)
 	for ctx.Err() == nil {
 		spec, changed := c.current()
-		if spec.Paused {
-			c.watch(ctx, spec, changed)
-			continue
-		}
 		lock, err := c.obtain(ctx, spec, changed)
-		if err != nil {
+		switch {
+		case err != nil:
 			if ctx.Err() == nil && !errors.Is(err, errSpecChanged) {
 				pause(ctx, changed, retryPause)
 			}
-			continue
+		case lock == nil:
+			c.watch(ctx, spec, changed)
+		default:
+			c.looked, c.inherited = true, ""
+			c.left = c.hold(ctx, spec, lock)
 		}
-		c.looked, c.inherited = true, ""
-		c.left = c.hold(ctx, spec, changed, lock)
 	}
 }
 
-// hold keeps the lock until it is lost, the spec changes or the campaign ends. It
-// returns whether this process gave the grant up itself.
-func (c *Campaign) hold(ctx context.Context, spec Spec, changed <-chan struct{}, lock *redislock.Lock) bool {
-	select {
-	case <-ctx.Done():
-		c.lock = lock
-		return false
-	case <-lock.Context().Done():
-		c.lost(ctx, spec, lock)
-		return false
-	case <-changed:
+// hold keeps the lock until it is lost or given back, its terms change or the
+// campaign ends. It returns whether this process gave the grant up itself.
+func (c *Campaign) hold(ctx context.Context, spec Spec, lock *redislock.Lock) bool {
+	for {
+		next, changed := c.current()
+		if next.Terms != spec.Terms || next.Identity != spec.Identity || next.Client != spec.Client {
+			// The lease goes on under the new terms: it is left behind and adopted at once,
+			// by the same process. If that fails the next round finds and adopts it.
+			c.let(nil)
+			if _, err := lock.Detach(ctx); err != nil {
+				c.log.Error(err, "Leaving the lease for new terms")
+			}
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-lock.Context().Done():
+			c.let(nil)
+			if errors.Is(context.Cause(lock.Context()), redislock.ErrReleased) {
+				return true
+			}
+			c.lost(ctx, spec, lock)
+			return false
+		case <-changed:
+		}
 	}
-	next, _ := c.current()
-	if next.Paused {
-		c.give(ctx, spec, lock)
-		return true
-	}
-	// The lease goes on under the new spec: it is left behind and adopted at once,
-	// by the same process. If that fails the next round finds and adopts it.
-	if _, err := lock.Detach(ctx); err != nil {
-		c.log.Error(err, "Leaving the lease for a new spec")
-	}
-	return true
 }
 
-func (c *Campaign) give(ctx context.Context, spec Spec, lock *redislock.Lock) {
-	if err := lock.Release(ctx); err != nil && !errors.Is(err, redislock.ErrLost) {
-		c.log.Error(err, "Releasing the lock; it goes on in the background, and lapses at the latest", "within", spec.expiry())
-	}
+// let notes which grant is held.
+func (c *Campaign) let(grant *redislock.Lock) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.grant = grant
 }
 
 // pause sleeps; it answers false if it was ended early.

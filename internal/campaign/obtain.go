@@ -11,7 +11,7 @@ import (
 var errSpecChanged = errors.New("the spec has changed")
 
 // obtain gets the lock: by going on with a lease of this cluster, else by waiting
-// for its turn.
+// for its turn. No lock and no error means that this cluster stands aside.
 func (c *Campaign) obtain(ctx context.Context, spec Spec, changed <-chan struct{}) (*redislock.Lock, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -23,7 +23,7 @@ func (c *Campaign) obtain(ctx context.Context, spec Spec, changed <-chan struct{
 		}
 	}()
 	lock, err := c.adopt(ctx, spec)
-	if lock == nil && err == nil {
+	if lock == nil && err == nil && spec.Aside == (Aside{}) {
 		options := append(spec.options(c.Observe().Fence), redislock.OnRefusal(func(refusal error) { c.refused(ctx, spec, refusal) }))
 		lock, err = spec.Client.Acquire(ctx, spec.Key, options...)
 		if err == nil {

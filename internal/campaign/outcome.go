@@ -18,6 +18,9 @@ func (c *Campaign) acquired(ctx context.Context, spec Spec, lock *redislock.Lock
 	if err != nil {
 		c.log.V(1).Info("Reading the history", "error", err.Error())
 	}
+	c.mu.Lock()
+	c.grant, c.lapsed = lock, nil
+	c.mu.Unlock()
 	c.observe(func(o *Observation) {
 		at, ok := grantedAt(info.History, lock.Fence())
 		if !ok {
@@ -61,6 +64,11 @@ func (c *Campaign) lost(ctx context.Context, spec Spec, lock *redislock.Lock) {
 			o.Holder.Since = time.Now()
 		}
 	})
+	if loss.Found == "" {
+		c.mu.Lock()
+		c.lapsed = &lapsed{lock: lock, at: time.Now(), delay: spec.LockDelay}
+		c.mu.Unlock()
+	}
 }
 
 func explain(loss *redislock.LostError, spec Spec) (v1alpha1.ConditionReason, string) {
@@ -103,9 +111,9 @@ func (c *Campaign) refused(ctx context.Context, spec Spec, refusal error) {
 	case isQuarantined:
 		c.free(v1alpha1.ReasonQuarantined, fmt.Sprintf(
 			"Redis has lost acknowledged writes: it knows fencing token %d, but %d was granted. A holder that it forgot may still be alive, so nothing is acquired for one full expiry, %s",
-			quarantine.Stored, quarantine.Seen, spec.expiry()))
+			quarantine.Stored, quarantine.Seen, max(spec.expiry(), spec.Quarantine)))
 	case isHeld && held.Free():
-		c.free(v1alpha1.ReasonCompeting, "the lock is free, but its key is kept taken for a while: it was released by force")
+		c.free(v1alpha1.ReasonCompeting, "the lock is free, but its key is kept taken for a while, for what remains of its minHold or because it was released by force")
 	case isHeld:
 		c.heldBy(ctx, spec, held)
 	case errors.Is(refusal, redislock.ErrCorrupt):

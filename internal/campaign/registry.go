@@ -65,6 +65,16 @@ func (r *Registry) Ensure(object types.NamespacedName, uid types.UID, spec Spec,
 	return e.Campaign
 }
 
+// Get returns the campaign of an object; nil where none runs.
+func (r *Registry) Get(object types.NamespacedName, uid types.UID) *Campaign {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e, ok := r.campaigns[object]; ok && e.uid == uid {
+		return e.Campaign
+	}
+	return nil
+}
+
 // Release ends the campaign of an object, if there is one, and gives its lock back.
 // An error means that Redis did not confirm it; the campaign is over all the same.
 func (r *Registry) Release(ctx context.Context, object types.NamespacedName) error {

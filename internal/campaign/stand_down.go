@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
@@ -15,14 +14,6 @@ func (c *Campaign) watch(ctx context.Context, spec Spec, changed <-chan struct{}
 		if ctx.Err() != nil {
 			return
 		}
-		if err == nil && c.inherits(info, spec) {
-			if c.yield(ctx, spec, info) {
-				continue
-			}
-			c.inherited = info.Value
-		}
-		c.looked = c.looked || err == nil
-		message := "paused: spec.paused names this cluster, so it stays out"
 		var holder *Holder
 		if err == nil && info.Status == redislock.Acquired {
 			holder = newHolder(info.Value, info.Fence, spec.Identity)
@@ -31,10 +22,10 @@ func (c *Campaign) watch(ctx context.Context, spec Spec, changed <-chan struct{}
 			}
 		}
 		o := c.Observe()
-		if !o.Known || o.Reason != v1alpha1.ReasonPaused || err == nil && tokenHash(o.Holder) != tokenHash(holder) {
+		if !o.Known || o.Reason != spec.Aside.Reason || err == nil && tokenHash(o.Holder) != tokenHash(holder) {
 			c.observe(func(o *Observation) {
 				*o = Observation{
-					Reason: v1alpha1.ReasonPaused, Message: message, Holder: holder,
+					Reason: spec.Aside.Reason, Message: spec.Aside.Message, Holder: holder,
 					Fence: max(o.Fence, info.Fence), History: orBefore(info.History, o.History),
 				}
 			})
@@ -43,19 +34,6 @@ func (c *Campaign) watch(ctx context.Context, spec Spec, changed <-chan struct{}
 			return
 		}
 	}
-}
-
-// yield gives back a lease that was left behind, by this process or by one that
-// stopped. One whose process may still be alive is left to lapse.
-func (c *Campaign) yield(ctx context.Context, spec Spec, info redislock.Info) bool {
-	if !leftBehind(info, spec) {
-		return false
-	}
-	if err := Clear(ctx, spec); err != nil {
-		c.log.Error(err, "Giving back the lease that was left behind")
-		return false
-	}
-	return true
 }
 
 // leftBehind says that nobody acts under a lease: its process has stopped, or is

@@ -1,0 +1,212 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
+	"github.com/redislock-operator/redislock-operator/internal/campaign"
+	"github.com/redislock-operator/redislock-operator/internal/guard"
+	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+)
+
+const (
+	// guardRounds bounds how often one reconcile decides and acts, so that a lock whose
+	// Jobs come without end does not keep the others from their turn.
+	guardRounds = 10
+	// pollWaiting is how often Redis is asked how the runs of other clusters stand
+	// while Jobs stand by for them, and pollTicks how often while there are CronJobs.
+	pollWaiting = 2 * time.Second
+	pollTicks   = 15 * time.Second
+	// requestTimeout bounds a patch that lets a Job go.
+	requestTimeout = 10 * time.Second
+	// leastWindow is the shortest time for which letting a Job go is worth it.
+	leastWindow = 3 * time.Second
+)
+
+// A guarding is one reconcile's work on the Jobs of a lock.
+type guarding struct {
+	*RedisLockReconciler
+	lock  *v1alpha1.RedisLock
+	key   string
+	terms guard.Terms
+	// lockClient asks Redis; nil where the store cannot be used.
+	lockClient *redislock.Client
+	// problem is why there can be no hold; nil where there can.
+	problem *problem
+	// admit: new Jobs may start; else notAdmitted says why not.
+	admit       bool
+	notAdmitted string
+	giveUp      bool
+
+	running  *campaign.Campaign // nil until it was ensured
+	cronJobs []*batchv1.CronJob
+	jobs     []*guard.Job
+	plan     guard.Plan
+}
+
+// terms are what the spec says about guarded Jobs.
+func terms(lock *v1alpha1.RedisLock) guard.Terms {
+	spec := lock.Spec
+	return guard.Terms{
+		Exclusive:    spec.Hold == v1alpha1.HoldOnDemand,
+		Watchdog:     duration(spec.Watchdog, v1alpha1.DefaultWatchdog),
+		MaxWait:      duration(spec.MaxWait, 0),
+		Rerun:        spec.LostTicks != v1alpha1.LostTicksSkip,
+		RunLatest:    spec.MissedTicks == v1alpha1.MissedTicksRunLatest,
+		DeleteOnLost: spec.OnLost == v1alpha1.OnLostDelete,
+		ClaimGrace:   max(lease(lock)+lockDelay(lock), time.Minute),
+	}
+}
+
+// see gathers what there is and decides.
+func (g *guarding) see(ctx context.Context) error {
+	var err error
+	if g.cronJobs, err = g.listCronJobs(ctx, g.lock.Namespace, g.lock.Name); err != nil {
+		return err
+	}
+	jobs, err := g.listJobs(ctx, g.lock.Namespace, g.lock.Name)
+	if err != nil {
+		return err
+	}
+	g.jobs = g.jobs[:0]
+	for _, job := range jobs {
+		g.jobs = append(g.jobs, guard.NewJob(job, g.cronJobs))
+	}
+	in := guard.Input{
+		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
+		Served: g.served.of(g.object()), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time,
+	}
+	if g.lockClient != nil && g.needsRuns() {
+		if runs, err := g.lockClient.Runs(ctx, g.key); err == nil {
+			in.Runs = &runs
+			measureLastSuccess(g.object(), runs.LastSuccess)
+		} else {
+			ctrl.LoggerFrom(ctx).V(1).Info("Reading the runs", "error", err.Error())
+		}
+	}
+	g.plan = guard.Decide(in)
+	return nil
+}
+
+func (g *guarding) object() types.NamespacedName {
+	return types.NamespacedName{Namespace: g.lock.Namespace, Name: g.lock.Name}
+}
+
+// needsRuns: a lock that guards nothing costs Redis nothing but its lease.
+func (g *guarding) needsRuns() bool {
+	return len(g.jobs) > 0 || len(g.cronJobs) > 0 || g.terms.Exclusive || !g.admit || g.giveUp
+}
+
+// hold is how the lock is held at the moment.
+func (g *guarding) hold() guard.Hold {
+	switch {
+	case g.problem != nil:
+		return guard.Hold{Known: true, Why: g.problem.message}
+	case g.running == nil:
+		return guard.Hold{}
+	}
+	o := g.running.Observe()
+	if !o.Held {
+		return guard.Hold{Known: o.Known, Why: o.Message}
+	}
+	grant := g.running.Grant()
+	if grant == nil {
+		// It has just ended, and the campaign is about to tell why; or it was gone on
+		// with by our successor, whose Jobs these are now.
+		return guard.Hold{}
+	}
+	window := g.terms.Watchdog
+	if maxHold := g.lock.Spec.MaxHold; maxHold != nil && window > 0 {
+		window = min(window, time.Until(o.AcquiredAt.Add(maxHold.Duration))-g.longestCoverBeyond())
+	}
+	return guard.Hold{
+		Known: true, Held: true, Fence: grant.Fence(), QuietUntil: o.QuietUntil, Window: window,
+		Fresh: time.Until(grant.ValidUntil()) > lease(g.lock)/3 && (g.terms.Watchdog == 0 || window >= leastWindow),
+	}
+}
+
+// longestCoverBeyond is what the key must outlive the longest deadline of the Jobs by.
+func (g *guarding) longestCoverBeyond() time.Duration {
+	var longest time.Duration
+	for _, job := range g.jobs {
+		longest = max(longest, guard.Cover(job.Job, time.Nanosecond))
+	}
+	return longest
+}
+
+// act carries out the plan. It returns whether anything was changed, so that another
+// look is worth it.
+func (g *guarding) act(ctx context.Context) (bool, error) {
+	var errs []error
+	changed := false
+	for i := range g.plan.Steps {
+		step := &g.plan.Steps[i]
+		done, err := g.take(ctx, step)
+		changed = changed || done
+		switch {
+		case err == nil:
+		case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
+			// Overtaken: what overtook it is on its way to the cache.
+			ctrl.LoggerFrom(ctx).V(1).Info("Overtaken", "step", step.Kind, "error", err.Error())
+		default:
+			errs = append(errs, err)
+		}
+	}
+	return changed, errors.Join(errs...)
+}
+
+func (g *guarding) take(ctx context.Context, step *guard.Step) (changed bool, err error) {
+	switch step.Kind {
+	case guard.Stop:
+		return true, g.stopJob(ctx, step)
+	case guard.Record, guard.Reopen:
+		return true, g.recordOutcome(ctx, step)
+	case guard.Drop:
+		return true, g.dropFinalizer(ctx, step.Job.Job)
+	case guard.Remove:
+		return true, g.removeJob(ctx, step)
+	case guard.Void:
+		return true, g.voidClaim(ctx, step)
+	case guard.Bury:
+		return g.buryClaim(ctx, step)
+	case guard.Forfeit:
+		return true, g.forfeit(ctx, step)
+	case guard.Make:
+		return g.makeJob(ctx, step)
+	case guard.LetGo:
+		return g.letGo(ctx, step.Job)
+	case guard.Extend:
+		return false, g.extend(ctx, step)
+	case guard.Yield:
+		return g.yield(ctx)
+	}
+	return false, fmt.Errorf("no such step: %s", step.Kind)
+}
+
+// next is when to look again though nothing has happened.
+func (g *guarding) next() time.Duration {
+	var wait time.Duration
+	sooner := func(d time.Duration) {
+		if wait == 0 || d < wait {
+			wait = max(d, 10*time.Millisecond)
+		}
+	}
+	if !g.plan.Next.IsZero() {
+		sooner(time.Until(g.plan.Next))
+	}
+	if len(g.cronJobs) > 0 {
+		sooner(pollTicks)
+	}
+	if g.plan.Waiting > 0 {
+		sooner(pollWaiting)
+	}
+	return wait
+}

@@ -1,0 +1,226 @@
+package controllers
+
+import (
+	"context"
+	"strconv"
+	"sync"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
+	"github.com/redislock-operator/redislock-operator/internal/fault"
+	"github.com/redislock-operator/redislock-operator/internal/guard"
+)
+
+// lockIndex is the index of guarded Jobs and CronJobs by the name of their lock.
+const lockIndex = "redislock"
+
+func indexJob(o client.Object) []string {
+	if name := o.GetLabels()[v1alpha1.LockLabel]; name != "" {
+		return []string{name}
+	}
+	return nil
+}
+
+func indexCronJob(o client.Object) []string {
+	if name := lockOf(o.(*batchv1.CronJob)); name != "" {
+		return []string{name}
+	}
+	return nil
+}
+
+func lockOf(c *batchv1.CronJob) string { return c.Spec.JobTemplate.Labels[v1alpha1.LockLabel] }
+
+func (r *RedisLockReconciler) listCronJobs(ctx context.Context, namespace, lock string) ([]*batchv1.CronJob, error) {
+	var list batchv1.CronJobList
+	if err := r.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{lockIndex: lock}); err != nil {
+		return nil, err
+	}
+	var cronJobs []*batchv1.CronJob
+	for i := range list.Items {
+		cronJobs = append(cronJobs, &list.Items[i])
+	}
+	return cronJobs, nil
+}
+
+// listJobs returns the Jobs of a lock as the cache has them or, where that is newer,
+// as this process wrote them.
+func (r *RedisLockReconciler) listJobs(ctx context.Context, namespace, lock string) ([]*batchv1.Job, error) {
+	var list batchv1.JobList
+	if err := r.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{lockIndex: lock}); err != nil {
+		return nil, err
+	}
+	return r.written.over(types.NamespacedName{Namespace: namespace, Name: lock}, list.Items), nil
+}
+
+// removeJob deletes a Job if it still is as it was seen.
+func (g *guarding) removeJob(ctx context.Context, step *guard.Step) error {
+	job := step.Job.Job
+	err := g.Delete(ctx, job, client.Preconditions{UID: &job.UID, ResourceVersion: &job.ResourceVersion}, client.PropagationPolicy(metav1.DeletePropagationBackground))
+	if err != nil {
+		return err
+	}
+	fault.Point("removed")
+	if len(job.Finalizers) == 0 {
+		g.written.gone(job)
+	}
+	measureRemoved(g.object(), step)
+	if step.CronJob != nil {
+		g.tell(step.CronJob, jobEvent(removedType(step.Reason), step))
+	} else {
+		g.tell(job, jobEvent(removedType(step.Reason), step))
+	}
+	return nil
+}
+
+func removedType(reason guard.Reason) string {
+	switch reason {
+	case guard.ReasonRanElsewhere, guard.ReasonReplaced, guard.ReasonRerun:
+		return corev1.EventTypeNormal
+	}
+	return corev1.EventTypeWarning
+}
+
+// stopJob suspends a Job that runs without a hold behind it.
+func (g *guarding) stopJob(ctx context.Context, step *guard.Step) error {
+	if g.terms.DeleteOnLost && step.Job.Fence != 0 {
+		if err := g.Delete(ctx, step.Job.Job, client.Preconditions{UID: &step.Job.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
+			return err
+		}
+	} else if err := g.suspend(ctx, step.Job.Job); err != nil {
+		return err
+	}
+	g.tell(step.Job.Job, jobEvent(corev1.EventTypeWarning, step))
+	return nil
+}
+
+func (r *RedisLockReconciler) suspend(ctx context.Context, job *batchv1.Job) error {
+	after := job.DeepCopy()
+	after.Spec.Suspend = new(true)
+	return r.patchJob(ctx, job, after)
+}
+
+// makeJob makes the Job of a tick that has none here.
+func (g *guarding) makeJob(ctx context.Context, step *guard.Step) (bool, error) {
+	job := guard.NewTickJob(step.CronJob, step.Run.Tick)
+	if err := g.Create(ctx, job, client.FieldOwner(statusOwner)); err != nil {
+		if apierrors.IsAlreadyExists(err) {
+			return false, nil
+		}
+		return false, err
+	}
+	fault.Point("made")
+	g.tell(step.CronJob, jobEvent(corev1.EventTypeNormal, step))
+	return false, nil // it is on its way to the cache
+}
+
+// livePods names a pod that has not ended, past the cache; "" where there is none.
+func (g *guarding) livePods(ctx context.Context, labels client.MatchingLabels) (string, error) {
+	var pods corev1.PodList
+	if err := g.Live.List(ctx, &pods, client.InNamespace(g.lock.Namespace), labels); err != nil {
+		return "", err
+	}
+	for i := range pods.Items {
+		if phase := pods.Items[i].Status.Phase; phase != corev1.PodSucceeded && phase != corev1.PodFailed {
+			return pods.Items[i].Name, nil
+		}
+	}
+	return "", nil
+}
+
+// written has the Jobs as this process wrote them last, until the cache is as far:
+// what was decided on an older one would only conflict.
+type written struct {
+	mu     sync.Mutex
+	byLock map[types.NamespacedName]map[types.UID]*batchv1.Job // nil: deleted
+}
+
+func lockOfJob(job *batchv1.Job) types.NamespacedName {
+	return types.NamespacedName{Namespace: job.Namespace, Name: job.Labels[v1alpha1.LockLabel]}
+}
+
+func (w *written) put(job *batchv1.Job)  { w.set(job, job) }
+func (w *written) gone(job *batchv1.Job) { w.set(job, nil) }
+
+func (w *written) set(job, as *batchv1.Job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	lock := lockOfJob(job)
+	if w.byLock == nil {
+		w.byLock = map[types.NamespacedName]map[types.UID]*batchv1.Job{}
+	}
+	if w.byLock[lock] == nil {
+		w.byLock[lock] = map[types.UID]*batchv1.Job{}
+	}
+	w.byLock[lock][job.UID] = as
+}
+
+// over lays what was written over what the cache has, and forgets what it has caught
+// up with.
+func (w *written) over(lock types.NamespacedName, cached []batchv1.Job) []*batchv1.Job {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	known := w.byLock[lock]
+	delete(w.byLock, lock)
+	var jobs []*batchv1.Job
+	for i := range cached {
+		job := &cached[i]
+		own, ok := known[job.UID]
+		if ok && (own == nil || newer(own, job)) {
+			w.keep(lock, job.UID, own)
+			job = own
+		}
+		if job != nil {
+			jobs = append(jobs, job)
+		}
+	}
+	return jobs
+}
+
+func (w *written) keep(lock types.NamespacedName, uid types.UID, job *batchv1.Job) {
+	if w.byLock[lock] == nil {
+		w.byLock[lock] = map[types.UID]*batchv1.Job{}
+	}
+	w.byLock[lock][uid] = job
+}
+
+// newer compares versions, which are numbers that rise on every API server that is
+// conformant.
+func newer(a, b *batchv1.Job) bool {
+	x, errX := strconv.ParseUint(a.ResourceVersion, 10, 64)
+	y, errY := strconv.ParseUint(b.ResourceVersion, 10, 64)
+	return errX == nil && errY == nil && x > y
+}
+
+// served remembers under which grant of a lock a run has ended last: it is given back
+// then, where it is held on demand. A process that does not remember lets one more go.
+type served struct {
+	mu sync.Mutex
+	by map[types.NamespacedName]uint64
+}
+
+func (s *served) note(lock types.NamespacedName, grant uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil {
+		s.by = map[types.NamespacedName]uint64{}
+	}
+	s.by[lock] = max(s.by[lock], grant)
+}
+
+func (s *served) of(lock types.NamespacedName) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by[lock]
+}
+
+func (s *served) forget(lock types.NamespacedName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.by, lock)
+}

@@ -1,0 +1,121 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
+	"github.com/redislock-operator/redislock-operator/internal/fault"
+	"github.com/redislock-operator/redislock-operator/internal/guard"
+	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+)
+
+// recordOutcome has Redis record how a run ended, or that it is to be done again, and
+// then lets the Job go.
+func (g *guarding) recordOutcome(ctx context.Context, step *guard.Step) error {
+	if g.lockClient == nil {
+		return fmt.Errorf("the outcome of Job %s cannot be recorded: %s", step.Job.Name, g.problem.message)
+	}
+	if err := g.finish(ctx, step); err != nil {
+		return err
+	}
+	fault.Point("recorded")
+	g.served.note(g.object(), step.Job.Grant)
+	if step.Message != "" {
+		g.tell(step.Job.Job, jobEvent(corev1.EventTypeWarning, step))
+	}
+	return g.dropFinalizer(ctx, step.Job.Job)
+}
+
+// finish ends a run in Redis. A crash behind it repeats it, which changes nothing.
+func (g *guarding) finish(ctx context.Context, step *guard.Step) error {
+	var result redislock.FinishResult
+	var err error
+	if step.Kind == guard.Reopen {
+		result, err = g.lockClient.ReopenRun(ctx, g.key, step.Run, step.Fence)
+	} else {
+		result, err = g.lockClient.FinishRun(ctx, g.key, step.Run, step.Fence, string(step.Outcome), step.Outcome == guard.Complete)
+	}
+	if err != nil {
+		return err
+	}
+	if result == redislock.FinishDone {
+		measureRun(g.object(), step.Outcome, step.Run)
+	}
+	return nil
+}
+
+// dropFinalizer lets a Job go whose outcome is recorded.
+func (r *RedisLockReconciler) dropFinalizer(ctx context.Context, job *batchv1.Job) error {
+	after := job.DeepCopy()
+	after.Finalizers = slices.DeleteFunc(after.Finalizers, func(f string) bool { return f == v1alpha1.OutcomeFinalizer })
+	if len(after.Finalizers) == len(job.Finalizers) {
+		return nil
+	}
+	if err := r.patchJob(ctx, job, after); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if job.DeletionTimestamp != nil && len(after.Finalizers) == 0 {
+		r.written.gone(job)
+	}
+	return nil
+}
+
+// voidClaim gives up a claim whose Job is not to start. The Job's resourceVersion is
+// moved first, so that a patch which lets it go and is still on its way conflicts.
+func (g *guarding) voidClaim(ctx context.Context, step *guard.Step) error {
+	after := step.Job.DeepCopy()
+	mark := fmt.Sprint(step.Fence)
+	if after.Annotations[v1alpha1.GrantAnnotation] == mark {
+		mark = "0"
+	}
+	setAnnotation(&after.ObjectMeta, v1alpha1.GrantAnnotation, mark)
+	if err := g.patchJob(ctx, step.Job.Job, after); err != nil {
+		return err
+	}
+	fault.Point("voided")
+	_, err := g.lockClient.ReopenRun(ctx, g.key, step.Run, step.Fence)
+	return err
+}
+
+// buryClaim records the end of a claim whose Job is gone, once its pods are too.
+func (g *guarding) buryClaim(ctx context.Context, step *guard.Step) (bool, error) {
+	var jobs batchv1.JobList
+	if err := g.Live.List(ctx, &jobs, client.InNamespace(g.lock.Namespace), client.MatchingLabels{v1alpha1.LockLabel: g.lock.Name}); err != nil {
+		return false, err
+	}
+	runs, err := g.lockClient.Runs(ctx, g.key)
+	if err != nil {
+		return false, err
+	}
+	claimed := slices.IndexFunc(runs.Active, func(a redislock.ActiveRun) bool { return a.Fence == step.Fence })
+	if claimed < 0 || slices.ContainsFunc(jobs.Items, func(j batchv1.Job) bool {
+		return guard.Claimant(g.ClusterUID, &j) == runs.Active[claimed].Claimant
+	}) {
+		return false, nil
+	}
+	if live, err := g.livePods(ctx, client.MatchingLabels{v1alpha1.LockLabel: g.lock.Name}); err != nil || live != "" {
+		return false, err
+	}
+	if err := g.finish(ctx, step); err != nil {
+		return false, err
+	}
+	g.served.note(g.object(), runs.Active[claimed].Grant)
+	return true, nil
+}
+
+// forfeit records a tick as lost that is not to be run again.
+func (g *guarding) forfeit(ctx context.Context, step *guard.Step) error {
+	if err := g.finish(ctx, step); err != nil {
+		return err
+	}
+	if step.CronJob != nil {
+		g.tell(step.CronJob, jobEvent(corev1.EventTypeWarning, step))
+	}
+	return nil
+}

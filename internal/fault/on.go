@@ -1,0 +1,75 @@
+//go:build faults
+
+// Package fault has points at which a manager built with the tag "faults" dies, and
+// switches by which it leaves a safeguard out, for tests that prove that a crash is
+// made good and that a safeguard is needed. In every other build they are nothing.
+package fault
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+)
+
+// Environment variables of a manager built with the tag.
+const (
+	// At names the point at which the process kills itself.
+	At = "REDISLOCK_FAULT_AT"
+	// Once is a file that is made then; where it exists nothing happens any more.
+	Once = "REDISLOCK_FAULT_ONCE"
+	// Without lists safeguards that are left out, separated by commas: claims, watchdog
+	// or fence.
+	Without = "REDISLOCK_FAULT_WITHOUT"
+)
+
+var (
+	at      = os.Getenv(At)
+	once    = os.Getenv(Once)
+	without = strings.Split(os.Getenv(Without), ",")
+)
+
+// Point dies as by SIGKILL where the test said so.
+func Point(name string) {
+	if name != at {
+		return
+	}
+	file, err := os.OpenFile(once, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return // it has died here before
+	}
+	_, _ = fmt.Fprintln(file, os.Getpid())
+	_ = file.Close()
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
+// Claim makes every claim one of a run that nobody else knows.
+func Claim(r redislock.ClaimRequest) redislock.ClaimRequest {
+	if slices.Contains(without, "claims") {
+		r.Run = redislock.Run{ID: uuid.NewString()}
+	}
+	return r
+}
+
+// Window is 0, which is no deadline.
+func Window(d time.Duration) time.Duration {
+	if slices.Contains(without, "watchdog") {
+		return 0
+	}
+	return d
+}
+
+// Fence is that of the grant.
+func Fence(run, grant uint64) uint64 {
+	if slices.Contains(without, "fence") {
+		return grant
+	}
+	return run
+}
