@@ -369,7 +369,11 @@ func (a *attempt) corrupt(which string, seen uint64) error {
 	case "history":
 		return fmt.Errorf("redislock: %q: %w: %q is no stream; delete it", a.key, ErrCorrupt, historyKey(a.key))
 	}
-	return fmt.Errorf("redislock: %q: %w: %q holds no number, or one more than a year ahead of Redis' clock; delete it", a.key, ErrCorrupt, fenceKey(a.key))
+	return corruptFence(a.key)
+}
+
+func corruptFence(key string) error {
+	return fmt.Errorf("redislock: %q: %w: %q holds no number, or one more than a year ahead of Redis' clock; delete it", key, ErrCorrupt, fenceKey(key))
 }
 
 func (a *attempt) wrap(err error) error {

@@ -59,4 +59,5 @@ func companion(key, name string) string {
 
 func fenceKey(key string) string    { return companion(key, "fence") }
 func historyKey(key string) string  { return companion(key, "history") }
+func runsKey(key string) string     { return companion(key, "runs") }
 func wakeChannel(key string) string { return companion(key, "wake") }

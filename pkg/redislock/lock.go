@@ -96,12 +96,7 @@ func (l *Lock) Context() context.Context {
 
 // Err returns why the grant is over: a *LostError, ErrReleased or ErrClosed; nil
 // while it is not.
-func (l *Lock) Err() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.expire(l.client.clock.now())
-	return l.cause
-}
+func (l *Lock) Err() error { return l.over(l.client.clock.now()) }
 
 // Status asks Redis whether this grant still stands there.
 func (l *Lock) Status(ctx context.Context) (Status, error) {
@@ -122,21 +117,53 @@ func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
 		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
 	}
 	sent := l.client.clock.now()
-	l.mu.Lock()
-	l.expire(sent)
-	cause := l.cause
-	l.mu.Unlock()
-	if cause != nil {
-		return cause
+	if err := l.over(sent); err != nil {
+		return err
 	}
-	if left := l.maxRemaining(sent); d > left {
-		return invalid("extension", d.String(), fmt.Sprintf("goes past the grant's maximum, in %s", left.Round(time.Millisecond)))
+	if err := l.withinMaximum("extension", d, sent); err != nil {
+		return err
 	}
 	r, err := l.client.run(ctx, l.cfg.operationTimeout(), renewScript, []string{l.key}, l.value, milliseconds(d+l.cfg.lockDelay))
 	if err != nil {
 		return fmt.Errorf("redislock: extend %q: %w", l.key, err)
 	}
 	return l.renewed(sent, d, r)
+}
+
+// Cover keeps the key taken for at least d from now, though the lease may end
+// before: for work under the lock that goes on for a while when its holder is lost.
+// It never shortens the expiry, and changes nothing about how long the lease is
+// valid. A lock that is gone is not acquired again: that is a *LostError.
+func (l *Lock) Cover(ctx context.Context, d time.Duration) error {
+	if d <= 0 || d > longestSpan {
+		return invalid("cover", d.String(), fmt.Sprintf("is not between 0 and %s", longestSpan))
+	}
+	sent := l.client.clock.now()
+	if err := l.over(sent); err != nil {
+		return err
+	}
+	if err := l.withinMaximum("cover", d-l.cfg.lockDelay, sent); err != nil {
+		return err
+	}
+	r, err := l.client.run(ctx, l.cfg.operationTimeout(), renewScript, []string{l.key}, l.value, milliseconds(d))
+	if err != nil {
+		return fmt.Errorf("redislock: cover %q: %w", l.key, err)
+	}
+	switch r.word() {
+	case "ok":
+		return l.over(l.client.clock.now())
+	case "mismatch":
+		return l.mismatched(r.text(1))
+	}
+	return r.unexpected("cover", l.key)
+}
+
+// withinMaximum refuses a span that goes past the grant's maximum hold.
+func (l *Lock) withinMaximum(what string, d time.Duration, now instant) error {
+	if left := l.maxRemaining(now); d > left {
+		return invalid(what, d.String(), fmt.Sprintf("goes past the grant's maximum, in %s", left.Round(time.Millisecond)))
+	}
+	return nil
 }
 
 // Release gives the lock back. It is idempotent, and goes ahead though ctx is
@@ -247,14 +274,30 @@ func (l *Lock) renewed(sent instant, span time.Duration, r reply) error {
 		l.failure = nil
 		return nil
 	case "mismatch":
-		lost := &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
-		l.finish(lost)
 		l.mu.Unlock()
-		l.renewer.remove(l)
-		return lost
+		return l.mismatched(r.text(1))
 	}
 	l.mu.Unlock()
 	return r.unexpected("renew", l.key)
+}
+
+// mismatched ends the grant because Redis said that something else stands at the
+// key, and returns why it is over.
+func (l *Lock) mismatched(found string) error {
+	l.mu.Lock()
+	l.finish(&LostError{Key: l.key, Token: l.value, Found: found})
+	cause := l.cause
+	l.mu.Unlock()
+	l.renewer.remove(l)
+	return cause
+}
+
+// over returns why the grant is over; nil while it is not.
+func (l *Lock) over(now instant) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expire(now)
+	return l.cause
 }
 
 // expire ends the grant if its validity is over, and says whether it has ended.
