@@ -30,6 +30,8 @@ var (
 	reopenSource string
 	//go:embed scripts/runs.lua
 	runsSource string
+	//go:embed scripts/announce.lua
+	announceSource string
 
 	acquireScript      = redis.NewScript(acquireSource)
 	renewScript        = redis.NewScript(renewSource)
@@ -41,6 +43,7 @@ var (
 	finishScript       = redis.NewScript(finishSource)
 	reopenScript       = redis.NewScript(reopenSource)
 	runsScript         = redis.NewScript(runsSource)
+	announceScript     = redis.NewScript(announceSource)
 )
 
 // reply is what a script of ours answers: a word and what belongs to it.
