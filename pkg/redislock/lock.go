@@ -189,11 +189,8 @@ func (l *Lock) Release(ctx context.Context) error {
 	}
 	l.renewer.remove(l)
 
-	rest := max(0, l.cfg.minHold-sent.t.Sub(l.acquired.t))
-	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, l.value, "token", rest)
-	if l.stray.remaining(sent) > 0 {
-		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg.expiry())
-	}
+	rest := l.restOfMinHold(sent)
+	r, err := l.sendBack(ctx, sent, rest)
 	if err != nil {
 		l.client.goBackground(func() {
 			l.client.giveBack(l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
@@ -204,6 +201,53 @@ func (l *Lock) Release(ctx context.Context) error {
 		return &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
 	}
 	return nil
+}
+
+// ReleaseStopped gives back a lock that was lost here but whose token may still
+// stand at its key, for a caller who can prove that nothing acts under it any more.
+// Without such proof what remains of the expiry is other people's safety margin, and
+// Release leaves it alone. A key that is gone, or that somebody else has, is left as
+// it is, without an error; so is one that was released or detached. Where Redis does
+// not answer the call may be repeated.
+//
+// A lock that is not over is released.
+func (l *Lock) ReleaseStopped(ctx context.Context) error {
+	if l.Err() == nil {
+		if err := l.Release(ctx); !errors.Is(err, ErrLost) {
+			return err
+		}
+	}
+	l.giving.Lock()
+	defer l.giving.Unlock()
+	sent := l.client.clock.now()
+	if cause := l.over(sent); errors.Is(cause, ErrReleased) {
+		return nil
+	}
+	if l.client.isClosed() {
+		return ErrClosed
+	}
+	r, err := l.sendBack(ctx, sent, l.restOfMinHold(sent))
+	switch {
+	case err != nil:
+		return fmt.Errorf("redislock: release %q: %w", l.key, err)
+	case r.word() == "done", r.word() == "gone", r.word() == "mismatch":
+		return nil
+	}
+	return r.unexpected("release", l.key)
+}
+
+func (l *Lock) restOfMinHold(now instant) time.Duration {
+	return max(0, l.cfg.minHold-now.t.Sub(l.acquired.t))
+}
+
+// sendBack releases the grant, and a try of the same attempt that may still be
+// granted unheard.
+func (l *Lock) sendBack(ctx context.Context, sent instant, rest time.Duration) (reply, error) {
+	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, l.value, "token", rest)
+	if l.stray.remaining(sent) > 0 {
+		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg.expiry())
+	}
+	return r, err
 }
 
 // Detach ends this grant here without giving the lock back, and returns the token
