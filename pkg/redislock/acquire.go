@@ -259,8 +259,9 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		return nil, a.corrupt(r.text(1), seen)
 	case "amnesia":
 		stored := uint64(r.number(1))
-		c.memory.beginQuarantine(a.key, seen, stored, c.clock.now(), cfg.expiry())
-		return nil, &QuarantineError{Key: a.key, Seen: seen, Stored: stored, Remaining: cfg.expiry()}
+		span := max(cfg.expiry(), cfg.quarantine)
+		c.memory.beginQuarantine(a.key, seen, stored, c.clock.now(), span)
+		return nil, &QuarantineError{Key: a.key, Seen: seen, Stored: stored, Remaining: span}
 	}
 	return nil, r.unexpected("acquire", a.key)
 }

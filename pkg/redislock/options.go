@@ -54,6 +54,7 @@ type lockConfig struct {
 	seen           uint64
 	fenceRetention time.Duration
 	history        int
+	quarantine     time.Duration
 	attempts       int
 	delay          time.Duration
 	wait           bool
@@ -126,6 +127,13 @@ func WithHistory(n int) LockOption {
 	return func(c *lockConfig) { c.history = n }
 }
 
+// WithQuarantine makes the quarantine after Redis lost data (QuarantineError) last
+// at least d. Without it, it lasts the expiry that the lock would get, which is too
+// short where others hold it for longer: see Lock.Cover.
+func WithQuarantine(d time.Duration) LockOption {
+	return func(c *lockConfig) { c.quarantine = d }
+}
+
 // WithRetry sets how often Acquire tries and how long it sleeps in between.
 // Default 3 and 100 ms.
 func WithRetry(attempts int, delay time.Duration) LockOption {
@@ -196,6 +204,8 @@ func (cfg *lockConfig) validate() error {
 		return wrong("history", cfg.history, fmt.Sprintf("is not between 0 and %d", maxHistory))
 	case cfg.history > 0 && !cfg.fenced:
 		return wrong("history", cfg.history, "needs a fence")
+	case cfg.quarantine < 0 || cfg.quarantine > longestSpan:
+		return wrong("quarantine", cfg.quarantine, fmt.Sprintf("is not between 0 and %s", longestSpan))
 	case cfg.attempts < 1:
 		return wrong("retry attempts", cfg.attempts, "is less than 1")
 	case cfg.delay < 0:
