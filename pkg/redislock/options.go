@@ -34,6 +34,20 @@ func WithIdentity(identity string) Option {
 	return func(c *Client) { c.identity = identity }
 }
 
+// Observer is told what this package does by itself. Its functions may be nil. They
+// are called from the goroutines that renew, so they must not block.
+type Observer struct {
+	// Renewed is told of each renewal by the client itself, how long it took and what
+	// came of it: nil; a *LostError where another value stands at the key; ErrReleased
+	// where the lock was given back meanwhile; or why Redis was not heard.
+	Renewed func(key string, took time.Duration, err error)
+}
+
+// WithObserver has an observer told of renewals, for metrics.
+func WithObserver(o Observer) Option {
+	return func(c *Client) { c.observer = o }
+}
+
 // withClock replaces the clock; tests only.
 func withClock(clk clock) Option {
 	return func(c *Client) { c.clock = clk }
