@@ -259,8 +259,9 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		return nil, a.corrupt(r.text(1), seen)
 	case "amnesia":
 		stored := uint64(r.number(1))
-		c.memory.beginQuarantine(a.key, seen, stored, c.clock.now(), cfg.expiry())
-		return nil, &QuarantineError{Key: a.key, Seen: seen, Stored: stored, Remaining: cfg.expiry()}
+		span := max(cfg.expiry(), cfg.quarantine)
+		c.memory.beginQuarantine(a.key, seen, stored, c.clock.now(), span)
+		return nil, &QuarantineError{Key: a.key, Seen: seen, Stored: stored, Remaining: span}
 	}
 	return nil, r.unexpected("acquire", a.key)
 }
@@ -369,7 +370,11 @@ func (a *attempt) corrupt(which string, seen uint64) error {
 	case "history":
 		return fmt.Errorf("redislock: %q: %w: %q is no stream; delete it", a.key, ErrCorrupt, historyKey(a.key))
 	}
-	return fmt.Errorf("redislock: %q: %w: %q holds no number, or one more than a year ahead of Redis' clock; delete it", a.key, ErrCorrupt, fenceKey(a.key))
+	return corruptFence(a.key)
+}
+
+func corruptFence(key string) error {
+	return fmt.Errorf("redislock: %q: %w: %q holds no number, or one more than a year ahead of Redis' clock; delete it", key, ErrCorrupt, fenceKey(key))
 }
 
 func (a *attempt) wrap(err error) error {

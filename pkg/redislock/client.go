@@ -21,6 +21,7 @@ type Client struct {
 	identity string
 	nonce    string
 	sequence atomic.Uint64
+	observer Observer
 
 	server   serverTime
 	memory   memory

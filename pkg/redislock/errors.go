@@ -34,6 +34,9 @@ var (
 	// named. *MismatchError wraps it.
 	ErrMismatch = errors.New("lock's key holds another value")
 
+	// ErrNotClaimed is what every refusal of a run is. *ClaimError wraps it.
+	ErrNotClaimed = errors.New("run not claimed")
+
 	// ErrInvalid is wrapped by every error about an argument; it is returned before
 	// anything is sent.
 	ErrInvalid = errors.New("invalid argument")
@@ -132,6 +135,57 @@ func (e *LostError) Unwrap() []error {
 	}
 	return []error{ErrLost, e.Err}
 }
+
+// ClaimRefusal says why a run may not be had.
+type ClaimRefusal string
+
+// Why Lock.Claim refuses.
+const (
+	// RunDone: it ran; ClaimError.Record says where and how that ended.
+	RunDone ClaimRefusal = "done"
+	// RunClaimed: the tick was claimed under an earlier grant and neither finished nor
+	// given up; see ClaimError.Record and ClaimRequest.Rerun.
+	RunClaimed ClaimRefusal = "claimed"
+	// RunTooOld: the tick is older than what is kept of ticks, so nobody knows whether
+	// it ran.
+	RunTooOld ClaimRefusal = "too old"
+	// RunSuperseded: a newer tick of the series was claimed, ClaimError.Newest.
+	RunSuperseded ClaimRefusal = "superseded by a newer tick"
+	// RunInFuture: the tick is more than a minute ahead of the server's clock.
+	RunInFuture ClaimRefusal = "in the future"
+	// RunActive: another run is active under this grant, ClaimError.Active.
+	RunActive ClaimRefusal = "another run is active"
+)
+
+// ClaimError says why a run may not be had under a lock.
+type ClaimError struct {
+	Key    string
+	Run    Run
+	Reason ClaimRefusal
+	// Record is that of a done or claimed run.
+	Record TickRecord
+	// Active is the run in the way.
+	Active ActiveRun
+	// Newest is the tick that superseded this one.
+	Newest time.Time
+}
+
+func (e *ClaimError) Error() string {
+	more := ""
+	switch e.Reason {
+	case RunDone:
+		more = fmt.Sprintf(" by %s (%s) at %s", e.Record.Claimant, e.Record.Outcome, e.Record.At.Format(time.RFC3339))
+	case RunClaimed:
+		more = fmt.Sprintf(" by %s since %s", e.Record.Claimant, e.Record.At.Format(time.RFC3339))
+	case RunSuperseded:
+		more = ", " + e.Newest.Format(time.RFC3339)
+	case RunActive:
+		more = fmt.Sprintf(": %q by %s", e.Active.Run.name(), e.Active.Claimant)
+	}
+	return fmt.Sprintf("redislock: run %q under %q is refused: %s%s", e.Run.name(), e.Key, e.Reason, more)
+}
+
+func (e *ClaimError) Unwrap() error { return ErrNotClaimed }
 
 // MismatchError carries the value found where the caller named another.
 type MismatchError struct {

@@ -57,6 +57,8 @@ func companion(key, name string) string {
 	return "{" + key + "}:" + name
 }
 
-func fenceKey(key string) string    { return companion(key, "fence") }
-func historyKey(key string) string  { return companion(key, "history") }
-func wakeChannel(key string) string { return companion(key, "wake") }
+func fenceKey(key string) string      { return companion(key, "fence") }
+func historyKey(key string) string    { return companion(key, "history") }
+func runsKey(key string) string       { return companion(key, "runs") }
+func candidatesKey(key string) string { return companion(key, "candidates") }
+func wakeChannel(key string) string   { return companion(key, "wake") }

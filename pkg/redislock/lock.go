@@ -96,12 +96,7 @@ func (l *Lock) Context() context.Context {
 
 // Err returns why the grant is over: a *LostError, ErrReleased or ErrClosed; nil
 // while it is not.
-func (l *Lock) Err() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.expire(l.client.clock.now())
-	return l.cause
-}
+func (l *Lock) Err() error { return l.over(l.client.clock.now()) }
 
 // Status asks Redis whether this grant still stands there.
 func (l *Lock) Status(ctx context.Context) (Status, error) {
@@ -122,21 +117,53 @@ func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
 		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
 	}
 	sent := l.client.clock.now()
-	l.mu.Lock()
-	l.expire(sent)
-	cause := l.cause
-	l.mu.Unlock()
-	if cause != nil {
-		return cause
+	if err := l.over(sent); err != nil {
+		return err
 	}
-	if left := l.maxRemaining(sent); d > left {
-		return invalid("extension", d.String(), fmt.Sprintf("goes past the grant's maximum, in %s", left.Round(time.Millisecond)))
+	if err := l.withinMaximum("extension", d, sent); err != nil {
+		return err
 	}
 	r, err := l.client.run(ctx, l.cfg.operationTimeout(), renewScript, []string{l.key}, l.value, milliseconds(d+l.cfg.lockDelay))
 	if err != nil {
 		return fmt.Errorf("redislock: extend %q: %w", l.key, err)
 	}
 	return l.renewed(sent, d, r)
+}
+
+// Cover keeps the key taken for at least d from now, though the lease may end
+// before: for work under the lock that goes on for a while when its holder is lost.
+// It never shortens the expiry, and changes nothing about how long the lease is
+// valid. A lock that is gone is not acquired again: that is a *LostError.
+func (l *Lock) Cover(ctx context.Context, d time.Duration) error {
+	if d <= 0 || d > longestSpan {
+		return invalid("cover", d.String(), fmt.Sprintf("is not between 0 and %s", longestSpan))
+	}
+	sent := l.client.clock.now()
+	if err := l.over(sent); err != nil {
+		return err
+	}
+	if err := l.withinMaximum("cover", d-l.cfg.lockDelay, sent); err != nil {
+		return err
+	}
+	r, err := l.client.run(ctx, l.cfg.operationTimeout(), renewScript, []string{l.key}, l.value, milliseconds(d))
+	if err != nil {
+		return fmt.Errorf("redislock: cover %q: %w", l.key, err)
+	}
+	switch r.word() {
+	case "ok":
+		return l.over(l.client.clock.now())
+	case "mismatch":
+		return l.mismatched(r.text(1))
+	}
+	return r.unexpected("cover", l.key)
+}
+
+// withinMaximum refuses a span that goes past the grant's maximum hold.
+func (l *Lock) withinMaximum(what string, d time.Duration, now instant) error {
+	if left := l.maxRemaining(now); d > left {
+		return invalid(what, d.String(), fmt.Sprintf("goes past the grant's maximum, in %s", left.Round(time.Millisecond)))
+	}
+	return nil
 }
 
 // Release gives the lock back. It is idempotent, and goes ahead though ctx is
@@ -162,11 +189,8 @@ func (l *Lock) Release(ctx context.Context) error {
 	}
 	l.renewer.remove(l)
 
-	rest := max(0, l.cfg.minHold-sent.t.Sub(l.acquired.t))
-	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, l.value, "token", rest)
-	if l.stray.remaining(sent) > 0 {
-		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg.expiry())
-	}
+	rest := l.restOfMinHold(sent)
+	r, err := l.sendBack(ctx, sent, rest)
 	if err != nil {
 		l.client.goBackground(func() {
 			l.client.giveBack(l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
@@ -177,6 +201,53 @@ func (l *Lock) Release(ctx context.Context) error {
 		return &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
 	}
 	return nil
+}
+
+// ReleaseStopped gives back a lock that was lost here but whose token may still
+// stand at its key, for a caller who can prove that nothing acts under it any more.
+// Without such proof what remains of the expiry is other people's safety margin, and
+// Release leaves it alone. A key that is gone, or that somebody else has, is left as
+// it is, without an error; so is one that was released or detached. Where Redis does
+// not answer the call may be repeated.
+//
+// A lock that is not over is released.
+func (l *Lock) ReleaseStopped(ctx context.Context) error {
+	if l.Err() == nil {
+		if err := l.Release(ctx); !errors.Is(err, ErrLost) {
+			return err
+		}
+	}
+	l.giving.Lock()
+	defer l.giving.Unlock()
+	sent := l.client.clock.now()
+	if cause := l.over(sent); errors.Is(cause, ErrReleased) {
+		return nil
+	}
+	if l.client.isClosed() {
+		return ErrClosed
+	}
+	r, err := l.sendBack(ctx, sent, l.restOfMinHold(sent))
+	switch {
+	case err != nil:
+		return fmt.Errorf("redislock: release %q: %w", l.key, err)
+	case r.word() == "done", r.word() == "gone", r.word() == "mismatch":
+		return nil
+	}
+	return r.unexpected("release", l.key)
+}
+
+func (l *Lock) restOfMinHold(now instant) time.Duration {
+	return max(0, l.cfg.minHold-now.t.Sub(l.acquired.t))
+}
+
+// sendBack releases the grant, and a try of the same attempt that may still be
+// granted unheard.
+func (l *Lock) sendBack(ctx context.Context, sent instant, rest time.Duration) (reply, error) {
+	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, l.value, "token", rest)
+	if l.stray.remaining(sent) > 0 {
+		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg.expiry())
+	}
+	return r, err
 }
 
 // Detach ends this grant here without giving the lock back, and returns the token
@@ -247,14 +318,30 @@ func (l *Lock) renewed(sent instant, span time.Duration, r reply) error {
 		l.failure = nil
 		return nil
 	case "mismatch":
-		lost := &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
-		l.finish(lost)
 		l.mu.Unlock()
-		l.renewer.remove(l)
-		return lost
+		return l.mismatched(r.text(1))
 	}
 	l.mu.Unlock()
 	return r.unexpected("renew", l.key)
+}
+
+// mismatched ends the grant because Redis said that something else stands at the
+// key, and returns why it is over.
+func (l *Lock) mismatched(found string) error {
+	l.mu.Lock()
+	l.finish(&LostError{Key: l.key, Token: l.value, Found: found})
+	cause := l.cause
+	l.mu.Unlock()
+	l.renewer.remove(l)
+	return cause
+}
+
+// over returns why the grant is over; nil while it is not.
+func (l *Lock) over(now instant) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expire(now)
+	return l.cause
 }
 
 // expire ends the grant if its validity is over, and says whether it has ended.

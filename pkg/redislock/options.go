@@ -34,6 +34,20 @@ func WithIdentity(identity string) Option {
 	return func(c *Client) { c.identity = identity }
 }
 
+// Observer is told what this package does by itself. Its functions may be nil. They
+// are called from the goroutines that renew, so they must not block.
+type Observer struct {
+	// Renewed is told of each renewal by the client itself, how long it took and what
+	// came of it: nil; a *LostError where another value stands at the key; ErrReleased
+	// where the lock was given back meanwhile; or why Redis was not heard.
+	Renewed func(key string, took time.Duration, err error)
+}
+
+// WithObserver has an observer told of renewals, for metrics.
+func WithObserver(o Observer) Option {
+	return func(c *Client) { c.observer = o }
+}
+
 // withClock replaces the clock; tests only.
 func withClock(clk clock) Option {
 	return func(c *Client) { c.clock = clk }
@@ -54,6 +68,7 @@ type lockConfig struct {
 	seen           uint64
 	fenceRetention time.Duration
 	history        int
+	quarantine     time.Duration
 	attempts       int
 	delay          time.Duration
 	wait           bool
@@ -126,6 +141,13 @@ func WithHistory(n int) LockOption {
 	return func(c *lockConfig) { c.history = n }
 }
 
+// WithQuarantine makes the quarantine after Redis lost data (QuarantineError) last
+// at least d. Without it, it lasts the expiry that the lock would get, which is too
+// short where others hold it for longer: see Lock.Cover.
+func WithQuarantine(d time.Duration) LockOption {
+	return func(c *lockConfig) { c.quarantine = d }
+}
+
 // WithRetry sets how often Acquire tries and how long it sleeps in between.
 // Default 3 and 100 ms.
 func WithRetry(attempts int, delay time.Duration) LockOption {
@@ -196,6 +218,8 @@ func (cfg *lockConfig) validate() error {
 		return wrong("history", cfg.history, fmt.Sprintf("is not between 0 and %d", maxHistory))
 	case cfg.history > 0 && !cfg.fenced:
 		return wrong("history", cfg.history, "needs a fence")
+	case cfg.quarantine < 0 || cfg.quarantine > longestSpan:
+		return wrong("quarantine", cfg.quarantine, fmt.Sprintf("is not between 0 and %s", longestSpan))
 	case cfg.attempts < 1:
 		return wrong("retry attempts", cfg.attempts, "is less than 1")
 	case cfg.delay < 0:

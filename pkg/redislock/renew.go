@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -238,6 +239,7 @@ type renewal struct {
 	lock *Lock
 	span time.Duration
 	cmd  *redis.Cmd
+	told atomic.Bool // the observer knows how it went
 }
 
 // send renews a batch. A node that hangs is given up on after the shortest timeout
@@ -252,7 +254,14 @@ func (r *renewer) send(locks []*Lock) {
 	}
 	var once sync.Once
 	ended := func(failure error) {
-		once.Do(func() { r.batchEnded(batch, failure) })
+		once.Do(func() {
+			if failure != nil {
+				for i := range batch {
+					r.observe(&batch[i], sent, failure)
+				}
+			}
+			r.batchEnded(batch, failure)
+		})
 	}
 	giveUp := time.AfterFunc(timeout, func() { ended(&timeoutError{timeout}) })
 	defer giveUp.Stop()
@@ -260,14 +269,24 @@ func (r *renewer) send(locks []*Lock) {
 	r.exec(batch, renewScript.Hash())
 	for i := range batch {
 		b := &batch[i]
-		if answer, err := b.cmd.Slice(); err == nil {
-			_ = b.lock.renewed(sent, b.span, answer) // a loss is told by the lock's context
+		answer, err := b.cmd.Slice()
+		if err == nil {
+			err = b.lock.renewed(sent, b.span, answer) // a loss is told by the lock's context, too
 			b.lock.renewalSucceeded(sent, b.span)
 		} else {
 			b.lock.renewalFailed(r.c.clock.now(), err)
 		}
+		r.observe(b, sent, err)
 	}
 	ended(nil)
+}
+
+// observe tells the observer how a renewal went, once: one that was given up on and
+// is heard of later has been told.
+func (r *renewer) observe(b *renewal, sent instant, err error) {
+	if renewed := r.c.observer.Renewed; renewed != nil && b.told.CompareAndSwap(false, true) {
+		renewed(b.lock.key, r.c.clock.now().t.Sub(sent.t), err)
+	}
 }
 
 // exec sends the renewals in one pipeline; those that met a server which does not

@@ -22,6 +22,16 @@ var (
 	forceReleaseSource string
 	//go:embed scripts/inspect.lua
 	inspectSource string
+	//go:embed scripts/claim.lua
+	claimSource string
+	//go:embed scripts/finish.lua
+	finishSource string
+	//go:embed scripts/reopen.lua
+	reopenSource string
+	//go:embed scripts/runs.lua
+	runsSource string
+	//go:embed scripts/announce.lua
+	announceSource string
 
 	acquireScript      = redis.NewScript(acquireSource)
 	renewScript        = redis.NewScript(renewSource)
@@ -29,6 +39,11 @@ var (
 	adoptScript        = redis.NewScript(adoptSource)
 	forceReleaseScript = redis.NewScript(forceReleaseSource)
 	inspectScript      = redis.NewScript(inspectSource)
+	claimScript        = redis.NewScript(claimSource)
+	finishScript       = redis.NewScript(finishSource)
+	reopenScript       = redis.NewScript(reopenSource)
+	runsScript         = redis.NewScript(runsSource)
+	announceScript     = redis.NewScript(announceSource)
 )
 
 // reply is what a script of ours answers: a word and what belongs to it.
@@ -52,6 +67,15 @@ func (r reply) number(i int) int64 {
 		}
 	}
 	return 0
+}
+
+func (r reply) list(i int) reply {
+	if i < len(r) {
+		if l, ok := r[i].([]any); ok {
+			return l
+		}
+	}
+	return nil
 }
 
 func (r reply) duration(i int) time.Duration {
