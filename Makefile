@@ -64,7 +64,7 @@ generate: ## Generate deep copies and apply configurations from the API types.
 manifests: ## Generate the CRD and the operator's role, and see that config/ builds.
 	$(CONTROLLER_GEN) crd paths=./api/... output:crd:artifacts:config=config/crd/bases
 	$(CONTROLLER_GEN) rbac:roleName=manager-role paths=./api/... $(patsubst %,paths=./%/...,$(wildcard controllers internal cmd)) output:rbac:artifacts:config=config/rbac
-	@for dir in config/default config/samples config/samples/overlay config/prometheus; do \
+	@for dir in config/default config/install config/samples config/samples/overlay config/prometheus; do \
 		echo "kustomize build $$dir"; $(KUSTOMIZE) build "$$dir" >/dev/null; done
 
 .PHONY: docs
