@@ -36,6 +36,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/internal/config"
 	"github.com/redislock-operator/redislock-operator/internal/devstore"
 	"github.com/redislock-operator/redislock-operator/internal/leader"
+	"github.com/redislock-operator/redislock-operator/internal/policies"
 	"github.com/redislock-operator/redislock-operator/internal/stores"
 )
 
@@ -175,9 +176,11 @@ func run(ctx context.Context, o options) error {
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("redislock-operator"),
 		Config: cfg, Stores: list, Campaigns: campaigns, ClusterUID: uid,
 	}
+	checker := policies.New(mgr.GetClient(), election.Namespace(), log.WithName("policies"))
 	for _, err := range []error{
 		reconciler.SetupWithManager(mgr),
 		mgr.Add(list),
+		mgr.Add(checker),
 		mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 			<-ctx.Done()
 			leave()
@@ -185,6 +188,7 @@ func run(ctx context.Context, o options) error {
 		})),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("cache", cacheSynced(mgr.GetCache())),
+		mgr.AddReadyzCheck("policies", checker.ReadyzCheck),
 	} {
 		if err != nil {
 			return fmt.Errorf("setting up the manager: %w", err)
