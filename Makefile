@@ -64,7 +64,7 @@ generate: ## Generate deep copies and apply configurations from the API types.
 manifests: ## Generate the CRD and the operator's role, and see that config/ builds.
 	$(CONTROLLER_GEN) crd paths=./api/... output:crd:artifacts:config=config/crd/bases
 	$(CONTROLLER_GEN) rbac:roleName=manager-role paths=./api/... $(patsubst %,paths=./%/...,$(wildcard controllers internal cmd)) output:rbac:artifacts:config=config/rbac
-	@for dir in config/default config/samples config/samples/overlay config/prometheus; do \
+	@for dir in config/default config/install config/samples config/samples/overlay config/prometheus; do \
 		echo "kustomize build $$dir"; $(KUSTOMIZE) build "$$dir" >/dev/null; done
 
 .PHONY: docs
@@ -139,12 +139,13 @@ build-installer: manifests ## Write dist/install.yaml with image IMG.
 ##@ Deployment (to the cluster of your kubeconfig)
 
 .PHONY: install
-install: ## Install the CRD.
-	$(KUSTOMIZE) build config/crd | $(KUBECTL) apply --server-side -f -
+install: ## Install the CRD and the policies, which is what an operator needs that runs elsewhere.
+	$(KUSTOMIZE) build config/install | $(KUBECTL) apply --server-side -f -
 
 .PHONY: uninstall
-uninstall: ## Remove the CRD and with it all RedisLocks; the operator has to be running to release them.
-	$(KUSTOMIZE) build config/crd | $(KUBECTL) delete --ignore-not-found -f -
+uninstall: ## Remove the CRD and with it all RedisLocks, and the policies; the operator has to be running to release the locks.
+	@KUBECTL='$(KUBECTL)' hack/no-guarded-cronjobs.sh
+	$(KUSTOMIZE) build config/install | $(KUBECTL) delete --ignore-not-found -f -
 
 .PHONY: deploy
 deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=...
@@ -154,6 +155,7 @@ deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=...
 
 .PHONY: undeploy
 undeploy: ## Delete all RedisLocks, wait until they are released, and remove the operator.
+	@KUBECTL='$(KUBECTL)' hack/no-guarded-cronjobs.sh
 	@if $(KUBECTL) get crd redislocks.redislock.io >/dev/null 2>&1; then \
 		$(KUBECTL) delete redislocks.redislock.io --all --all-namespaces --timeout=2m; fi
 	$(KUSTOMIZE) build config/default | $(KUBECTL) delete --ignore-not-found -f -

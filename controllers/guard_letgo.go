@@ -92,8 +92,8 @@ func templateFrozen(err error) bool {
 }
 
 func causes(err error) []metav1.StatusCause {
-	status, ok := errors.AsType[apierrors.APIStatus](err)
-	if !ok || status.Status().Details == nil {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
 		return nil
 	}
 	return status.Status().Details.Causes

@@ -34,17 +34,21 @@ func (g *guarding) recordOutcome(ctx context.Context, step *guard.Step) error {
 
 // finish ends a run in Redis. A crash behind it repeats it, which changes nothing.
 func (g *guarding) finish(ctx context.Context, step *guard.Step) error {
-	var result redislock.FinishResult
-	var err error
+	var first bool
 	if step.Kind == guard.Reopen {
-		result, err = g.lockClient.ReopenRun(ctx, g.key, step.Run, step.Fence)
+		result, err := g.lockClient.ReopenRun(ctx, g.key, step.Run, step.Fence)
+		if err != nil {
+			return err
+		}
+		first = result == redislock.Reopened
 	} else {
-		result, err = g.lockClient.FinishRun(ctx, g.key, step.Run, step.Fence, string(step.Outcome), step.Outcome == guard.Complete)
+		result, err := g.lockClient.FinishRun(ctx, g.key, step.Run, step.Fence, string(step.Outcome), step.Outcome == guard.Complete)
+		if err != nil {
+			return err
+		}
+		first = result == redislock.FinishDone
 	}
-	if err != nil {
-		return err
-	}
-	if result == redislock.FinishDone {
+	if first {
 		measureRun(g.object(), step.Outcome, step.Run)
 	}
 	return nil

@@ -27,7 +27,7 @@ type view struct {
 	fingerprint string
 	// active and waiting count guarded Jobs.
 	active, waiting int32
-	now         time.Time
+	now             time.Time
 }
 
 // problem is something in the spec or the configuration that somebody must change.

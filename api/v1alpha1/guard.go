@@ -1,40 +1,53 @@
 package v1alpha1
 
-// What the guard reads and writes on Jobs and CronJobs.
+// What the guard of Jobs writes and reads on Jobs, CronJobs and pod templates. The
+// policies in config/policies have these names in CEL.
 const (
-	// LockLabel names, on a Job or in a CronJob's spec.jobTemplate.metadata, the
-	// RedisLock of the same namespace under which the Job may run. Its pods carry it
-	// too.
+	// LockLabel names the RedisLock, in the Job's namespace, under which a Job may
+	// run. People write it into a Job's metadata.labels, or into a CronJob's
+	// spec.jobTemplate.metadata.labels. The Job's pod template carries it too.
 	LockLabel = "redislock.io/lock"
 
-	// TickNameAnnotation on a CronJob replaces namespace/name in the identity of its
-	// ticks, for CronJobs that are called otherwise in another cluster.
-	TickNameAnnotation = "redislock.io/tick-name"
-
-	// RunAnnotation is the fencing token of the run for which the operator let a Job
-	// go.
+	// RunAnnotation is the fencing token of the run that a Job is. The operator
+	// alone writes it, on the Job.
 	RunAnnotation = "redislock.io/run"
 
-	// GrantAnnotation is the fencing token of the grant under which it did.
+	// GrantAnnotation is the fencing token of the grant under which the Job runs. The
+	// operator alone writes it, on the Job.
 	GrantAnnotation = "redislock.io/grant"
 
-	// DeadlineAnnotation keeps a Job's own activeDeadlineSeconds, which the operator
-	// replaces while the Job runs; empty where it had none.
+	// DeadlineAnnotation keeps the activeDeadlineSeconds that the user gave the Job,
+	// while the operator moves the field as its watchdog; "" where he gave none. The
+	// operator alone writes it, on the Job.
 	DeadlineAnnotation = "redislock.io/active-deadline"
 
-	// ReplacesAnnotation is the UID of the Job that this one was made in place of.
+	// ReplacesAnnotation is the UID of the Job which this one replaces, because that
+	// one's template could not change any more. The operator alone writes it, on the
+	// Job.
 	ReplacesAnnotation = "redislock.io/replaces"
 
-	// FencingTokenAnnotation of a pod is the fencing token of its run.
+	// FencingTokenAnnotation is the fencing token that the containers see. The operator
+	// alone writes it, on the Job's pod template.
 	FencingTokenAnnotation = "redislock.io/fencing-token"
 
-	// FencingTokenEnv is the variable by which containers get it.
+	// FencingTokenEnv is the variable in every container of a guarded Job that holds
+	// the fencing token, by a fieldRef to FencingTokenFieldPath.
 	FencingTokenEnv = "REDISLOCK_FENCING_TOKEN"
 
-	// OutcomeFinalizer keeps a Job that was let go until its outcome is recorded.
+	// FencingTokenFieldPath is the fieldPath of FencingTokenEnv.
+	FencingTokenFieldPath = "metadata.annotations['" + FencingTokenAnnotation + "']"
+
+	// OutcomeFinalizer keeps a Job until its outcome is recorded. The operator adds it
+	// when it lets the Job go, and takes it away.
 	OutcomeFinalizer = "redislock.io/outcome"
 
-	// GuardVerb on redislocks is the right to do to guarded Jobs what only the
-	// operator may.
-	GuardVerb = "guard"
+	// TickNameAnnotation, on a CronJob, is what its ticks are known by in every
+	// cluster, where its namespace and name differ among them. People write it.
+	TickNameAnnotation = "redislock.io/tick-name"
 )
+
+// GuardVerb is the verb on the resource redislocks of this group that makes a user a
+// guard: who has it in a namespace may do to the guarded Jobs there what only the
+// operator may. It is no verb of the API server's, so that of Kubernetes' own roles
+// cluster-admin alone has it.
+const GuardVerb = "guard"

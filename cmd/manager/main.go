@@ -15,8 +15,12 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap/zapcore"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubeconfigs of cloud providers
@@ -36,6 +40,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/internal/config"
 	"github.com/redislock-operator/redislock-operator/internal/devstore"
 	"github.com/redislock-operator/redislock-operator/internal/leader"
+	"github.com/redislock-operator/redislock-operator/internal/policies"
 	"github.com/redislock-operator/redislock-operator/internal/stores"
 )
 
@@ -131,7 +136,7 @@ func run(ctx context.Context, o options) error {
 	mgr, err := ctrl.NewManager(restConfig, manager.Options{
 		Scheme:                              newScheme(),
 		Logger:                              log,
-		Cache:                               cacheOptions(cfg),
+		Cache:                               cacheOptions(cfg, election.Namespace()),
 		Metrics:                             o.metrics(),
 		HealthProbeBindAddress:              o.healthAddress,
 		LeaderElection:                      o.leaderElect,
@@ -175,9 +180,11 @@ func run(ctx context.Context, o options) error {
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("redislock-operator"),
 		Config: cfg, Stores: list, Campaigns: campaigns, ClusterUID: uid, Namespace: election.Namespace(),
 	}
+	checker := policies.New(mgr.GetClient(), election.Namespace(), log.WithName("policies"))
 	for _, err := range []error{
 		reconciler.SetupWithManager(mgr),
 		mgr.Add(list),
+		mgr.Add(checker),
 		mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 			<-ctx.Done()
 			leave()
@@ -185,6 +192,7 @@ func run(ctx context.Context, o options) error {
 		})),
 		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("cache", cacheSynced(mgr.GetCache())),
+		mgr.AddReadyzCheck("policies", checker.ReadyzCheck),
 	} {
 		if err != nil {
 			return fmt.Errorf("setting up the manager: %w", err)
@@ -224,8 +232,20 @@ func newScheme() *runtime.Scheme {
 	return scheme
 }
 
-func cacheOptions(cfg config.Config) cache.Options {
-	o := cache.Options{DefaultTransform: cache.TransformStripManagedFields()}
+// cacheOptions keeps in memory what the controllers read: of Jobs those that are
+// guarded, of ConfigMaps the one that drains the cluster.
+func cacheOptions(cfg config.Config, namespace string) cache.Options {
+	guarded, err := labels.NewRequirement(v1alpha1.LockLabel, selection.Exists, nil)
+	utilruntime.Must(err)
+	o := cache.Options{
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&batchv1.Job{}: {Label: labels.NewSelector().Add(*guarded)},
+			&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
+				namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", controllers.DrainConfigMap)},
+			}},
+		},
+	}
 	for _, namespace := range cfg.WatchNamespaces {
 		if o.DefaultNamespaces == nil {
 			o.DefaultNamespaces = map[string]cache.Config{}

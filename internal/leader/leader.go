@@ -67,6 +67,9 @@ func New(cfg *rest.Config, namespace string) (*Election, error) {
 	return &Election{Lock: lock, leases: clientset.CoordinationV1(), namespace: namespace}, nil
 }
 
+// Namespace is that of the Lease: the one that was given, or the pod's.
+func (e *Election) Namespace() string { return e.namespace }
+
 // Leads asks the API server, live, whether this process is the leader.
 func (e *Election) Leads(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
