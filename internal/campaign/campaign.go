@@ -94,6 +94,10 @@ type Campaign struct {
 	grant   *redislock.Lock // held at the moment, as far as is known
 	lapsed  *lapsed
 
+	// giving is held while a grant is given back: its context ends before Redis has
+	// heard of it, and what still stands there then must not be gone on with.
+	giving sync.Mutex
+
 	stop  context.CancelFunc
 	ended chan struct{}
 
@@ -174,6 +178,8 @@ func (c *Campaign) Grant() *redislock.Lock {
 // error means that Redis did not confirm; it is told in the background, and the grant
 // lapses at the latest.
 func (c *Campaign) Yield(ctx context.Context) error {
+	c.giving.Lock()
+	defer c.giving.Unlock()
 	c.mu.Lock()
 	grant, aside := c.grant, c.spec.Aside
 	c.grant = nil
@@ -256,10 +262,12 @@ func (c *Campaign) hold(ctx context.Context, spec Spec, lock *redislock.Lock) bo
 		case <-ctx.Done():
 			return false
 		case <-lock.Context().Done():
-			c.let(nil)
 			if errors.Is(context.Cause(lock.Context()), redislock.ErrReleased) {
+				c.giving.Lock()
+				defer c.giving.Unlock()
 				return true
 			}
+			c.let(nil)
 			c.lost(ctx, spec, lock)
 			return false
 		case <-changed:

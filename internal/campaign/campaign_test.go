@@ -91,7 +91,7 @@ func newProcess(t *testing.T, server *redisserver.Server, cluster string, leader
 	p := &process{
 		Registry: NewRegistry(leader, logr.Discard()), rdb: rdb, client: client, told: make(chan types.NamespacedName, 1000),
 		spec: Spec{
-			Client: client, Key: key, Lease: long, Renew: long / 3,
+			Client: client, Key: key, Terms: Terms{Lease: long, Renew: long / 3},
 			Identity: Identity{ClusterUID: cluster + "-uid", ClusterName: cluster, Object: object, Fingerprint: "f00d"},
 		},
 	}
@@ -127,11 +127,19 @@ func renewing(lease, renew time.Duration) func(*Spec) {
 	return func(s *Spec) { s.Lease, s.Renew = lease, renew }
 }
 
-func paused(is bool) func(*Spec) { return func(s *Spec) { s.Paused = is } }
+// paused has a cluster stand aside. What it holds it keeps until Yield.
+func paused(is bool) func(*Spec) {
+	return func(s *Spec) {
+		s.Aside = Aside{}
+		if is {
+			s.Aside = Aside{v1alpha1.ReasonPaused, "spec.paused names this cluster"}
+		}
+	}
+}
 
 // holds waits until a campaign has the lock, and returns what it then knows.
 func (g gomegaWith) holds(c *Campaign) Observation {
-	g.Eventually(func() bool { return c.Observe().Held }).Should(BeTrue(), "%+v", c.Observe())
+	g.Eventually(func() Observation { return c.Observe() }).Should(HaveField("Held", true))
 	return c.Observe()
 }
 
@@ -304,7 +312,9 @@ func TestATwinThatTurnsUpLaterIsNotGoneOnWith(t *testing.T) {
 	for name, between := range map[string]func(gomegaWith, *process){
 		"when the spec changes": func(_ gomegaWith, p *process) { p.compete(renewing(long, time.Minute)) },
 		"after a pause": func(g gomegaWith, p *process) {
-			g.gives(p.compete(paused(true)), v1alpha1.ReasonPaused)
+			campaign := p.compete(paused(true))
+			g.Expect(campaign.Yield(t.Context())).To(Succeed())
+			g.gives(campaign, v1alpha1.ReasonPaused)
 			p.compete(paused(false))
 		},
 	} {
@@ -401,6 +411,10 @@ func TestPausedGivesTheLockBackAndLooksOn(t *testing.T) {
 	g.gives(other, v1alpha1.ReasonHeldElsewhere)
 
 	blue.compete(paused(true))
+	g.Consistently(func() bool { return campaign.Observe().Held && campaign.Grant() != nil }).WithTimeout(200 * time.Millisecond).Should(BeTrue())
+	g.Expect(campaign.Yield(t.Context())).To(Succeed())
+	g.Expect(campaign.Grant()).To(BeNil())
+	g.Expect(campaign.Observe().Held).To(BeFalse(), "it is known when Yield returns")
 	next := g.holds(other)
 	o := g.gives(campaign, v1alpha1.ReasonPaused)
 	g.Expect(o.Fence).To(BeNumerically(">=", first.Fence))
@@ -413,19 +427,22 @@ func TestPausedGivesTheLockBackAndLooksOn(t *testing.T) {
 	g.Expect(campaign.Observe().Fence).To(Equal(next.Fence))
 	g.Expect(campaign.Observe().Holder.Since).To(Equal(next.AcquiredAt))
 
-	green.compete(paused(true))
+	g.Expect(green.compete(paused(true)).Yield(t.Context())).To(Succeed())
 	blue.compete(paused(false))
 	g.Expect(g.holds(campaign).Fence).To(BeNumerically(">", next.Fence))
 }
 
-func TestAProcessThatBeginsPausedGivesBackWhatItsPredecessorLeft(t *testing.T) {
+func TestAProcessThatBeginsPausedGoesOnWithWhatItsPredecessorLeft(t *testing.T) {
 	t.Parallel()
 	g := expect(t)
 	server := startRedis(t)
 	old, next := newProcess(t, server, "blue", leads), newProcess(t, server, "blue", leads)
 	g.holds(old.compete())
 	g.Expect(old.Leave(t.Context())).To(Succeed())
-	g.gives(next.compete(paused(true)), v1alpha1.ReasonPaused)
+	campaign := next.compete(paused(true))
+	g.holds(campaign) // Jobs may run under it
+	g.Expect(campaign.Yield(t.Context())).To(Succeed())
+	g.gives(campaign, v1alpha1.ReasonPaused)
 	g.Expect(next.value(g)).To(BeEmpty())
 }
 

@@ -54,7 +54,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	for name, s := range map[string]**site{"blue": &blue, "green": &green} {
 		wg.Go(func() {
 			defer GinkgoRecover()
-			c, err := cluster.Start(ctx, cluster.Options{Name: name, Audit: true, Log: GinkgoWriter})
+			c, err := cluster.Start(ctx, cluster.Options{Name: name, Audit: true, Nodes: cluster.NodesKwok, Log: GinkgoWriter})
 			Expect(err).NotTo(HaveOccurred())
 			DeferCleanup(c.Stop)
 			*s = newSite(ctx, name, c)
