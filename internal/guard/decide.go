@@ -337,6 +337,7 @@ func (p *planner) sift() []*Job {
 		}
 		if p.Runs == nil {
 			p.Waits[job.UID] = "the runs recorded in Redis cannot be read: " + cmp.Or(p.Hold.Why, "Redis does not answer")
+			p.Compete = true // it waits for the lock, whatever becomes of it
 			continue
 		}
 		if reason, message := p.obsolete(job, newest[job.Run.Series]); reason != "" {
