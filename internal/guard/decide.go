@@ -182,7 +182,10 @@ type planner struct {
 	Input
 	Plan
 
-	busy    bool // something of this grant runs, may run, or is not recorded
+	busy bool // something of this grant runs, may run, or is not recorded
+	// taken: so it is of another Job than one that waits, which even a Job that was
+	// claimed already has to wait for.
+	taken   bool
 	waiting []*Job
 	records map[tickKey]redislock.TickRecord
 	claims  map[string]redislock.ActiveRun // by claimant, under this grant
@@ -240,20 +243,20 @@ func (p *planner) look(job *Job) {
 	switch job.Phase {
 	case Ended:
 		if hasFinalizer(job.Job) {
-			p.busy = true
+			p.taken = true
 			p.ended(job)
 		}
 	case Leaving:
 		if hasFinalizer(job.Job) {
-			p.busy = true
+			p.taken = true
 			p.leaving(job)
 		}
 	case Running:
-		p.busy = true
+		p.taken = true
 		p.Active++
 		p.running(job)
 	case Stopping:
-		p.busy = true
+		p.taken = true
 		p.Active++
 	case Waiting:
 		p.waiting = append(p.waiting, job)
@@ -412,16 +415,20 @@ func (p *planner) remove(job *Job, reason Reason, message string) {
 // bury records the end of claims of this grant whose Job is gone: it was deleted by
 // force, or before it started.
 func (p *planner) bury() {
-	here := map[string]bool{}
+	phases := map[string]Phase{}
 	for _, job := range p.Jobs {
-		here[Claimant(p.Cluster, job.Job)] = true
+		phases[Claimant(p.Cluster, job.Job)] = job.Phase
 	}
 	for _, claimant := range slices.Sorted(maps.Keys(p.claims)) {
 		active := p.claims[claimant]
-		if here[claimant] || !strings.HasPrefix(claimant, p.Cluster+"/") {
+		phase, here := phases[claimant]
+		if phase == Waiting {
+			continue // see letGo
+		}
+		p.taken = true
+		if here || !strings.HasPrefix(claimant, p.Cluster+"/") {
 			continue
 		}
-		p.busy = true
 		p.do(Step{Kind: Bury, Run: active.Run, Fence: active.Fence, Outcome: Deleted})
 	}
 }
@@ -528,6 +535,7 @@ func (p *planner) letGo(candidates []*Job) {
 		active, ok := p.claims[Claimant(p.Cluster, job.Job)]
 		return active, ok
 	}
+	p.busy = p.taken
 	for _, job := range p.waiting {
 		if active, ok := unresolved(job); ok {
 			p.busy = true
@@ -553,7 +561,7 @@ func (p *planner) letGo(candidates []*Job) {
 		case p.Now.Before(p.Hold.QuietUntil):
 			p.Waits[job.UID] = fmt.Sprintf("an earlier operator of this cluster may still be alive: nothing new starts before %s", p.Hold.QuietUntil.UTC().Format(time.RFC3339))
 			p.again(p.Hold.QuietUntil)
-		case p.Terms.Exclusive && (started || p.busy && !mine):
+		case p.Terms.Exclusive && (started || p.taken || p.busy && !mine):
 			p.Waits[job.UID] = "another guarded Job of this cluster has the lock; Jobs go in the order of their creation"
 		case p.Terms.Exclusive && p.Served == p.Hold.Fence && !mine:
 			p.Waits[job.UID] = "the lock is given back after each run, and is to be taken again"
@@ -578,7 +586,7 @@ func (p *planner) blocked(job *Job) bool {
 
 // yield gives the lock back when it has served its purpose.
 func (p *planner) yield() {
-	if !p.Hold.Held || p.busy {
+	if !p.Hold.Held || p.taken || p.busy {
 		return
 	}
 	if p.Now.Before(p.Hold.QuietUntil) {

@@ -2,8 +2,12 @@ package guard
 
 import (
 	"testing"
+	"time"
 
 	. "github.com/onsi/gomega"
+	batchv1 "k8s.io/api/batch/v1"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
 // This file has what once went wrong, or nearly.
@@ -23,4 +27,51 @@ func TestAJobWaitsForTheLockThoughRedisDoesNotAnswer(t *testing.T) {
 	plan := Decide(onDemand(notHeld, noRuns, jobs(newBatchJob("a"))))
 	g.Expect(plan.Compete).To(BeTrue(), "or the status would say that nothing waits, and hide that Redis is away")
 	g.Expect(plan.Steps).To(BeEmpty())
+}
+
+func TestAClaimedJobWaitsForAnotherThatRunsAllTheSame(t *testing.T) {
+	t.Parallel()
+	// The patch that let the other one go was given up for lost, and arrived late.
+	late := newBatchJob("late", running(90, 80), aged(time.Minute))
+	claimed := newBatchJob("claimed")
+	run := redislock.Run{ID: "ns/claimed/claimed-uid"}
+	for name, other := range map[string]struct {
+		job  *batchv1.Job
+		want []Kind
+	}{
+		"that runs":                   {late, []Kind{Stop}},
+		"that is being stopped":       {newBatchJob("late", running(90, 80), func(j *batchv1.Job) { j.Spec.Suspend = new(true) }), []Kind{}},
+		"whose end is to be recorded": {newBatchJob("late", running(90, 80), ended(batchv1.JobComplete, "")), []Kind{Record}},
+		"whose deletion is":           {newBatchJob("late", running(90, 80), leaving), []Kind{Record}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := NewWithT(t)
+			plan := Decide(onDemand(jobs(other.job, claimed), active(run, 101, theGrant, Claimant(here, claimed))))
+			g.Expect(kinds(plan)).To(Equal(other.want))
+		})
+	}
+	t.Run("or of which nothing is left but a claim", func(t *testing.T) {
+		t.Parallel()
+		g := NewWithT(t)
+		plan := Decide(onDemand(jobs(claimed), active(run, 101, theGrant, Claimant(here, claimed)), active(redislock.Run{ID: "x"}, 102, theGrant, here+"/x")))
+		g.Expect(kinds(plan)).To(Equal([]Kind{Bury}))
+	})
+	t.Run("but not for one that waits as well", func(t *testing.T) {
+		t.Parallel()
+		g := NewWithT(t)
+		other := newBatchJob("other", aged(time.Minute))
+		plan := Decide(onDemand(jobs(claimed, other), active(run, 101, theGrant, Claimant(here, claimed)),
+			active(redislock.Run{ID: "ns/other/other-uid"}, 102, theGrant, Claimant(here, other))))
+		g.Expect(kinds(plan)).To(Equal([]Kind{LetGo}), "both were claimed when several could be")
+		g.Expect(plan.Steps[0].Job.Name).To(Equal("other"))
+	})
+}
+
+func TestNothingStartsBesideAClaimOfAnother(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	plan := Decide(onDemand(jobs(newBatchJob("a")), active(redislock.Run{ID: "x"}, 101, theGrant, there+"/x")))
+	g.Expect(plan.Steps).To(BeEmpty(), "neither let go, nor buried, nor given back")
+	g.Expect(plan.Waits).To(HaveLen(1))
 }
