@@ -242,7 +242,8 @@ func (p *planner) again(t time.Time) {
 func (p *planner) look(job *Job) {
 	switch job.Phase {
 	case Ended:
-		if hasFinalizer(job.Job) {
+		// Without its finalizer, which somebody took away, the claim still stands.
+		if _, claimed := p.claims[Claimant(p.Cluster, job.Job)]; claimed || hasFinalizer(job.Job) {
 			p.taken = true
 			p.ended(job)
 		}
@@ -265,19 +266,23 @@ func (p *planner) look(job *Job) {
 
 // ended has the outcome of a Job recorded. It needs no hold, only Redis.
 func (p *planner) ended(job *Job) {
+	fence := job.Fence
+	if active, claimed := p.claims[Claimant(p.Cluster, job.Job)]; claimed {
+		fence = active.Fence // of a later run than the Job says, if they differ
+	}
 	switch {
-	case job.Fence == 0:
+	case fence == 0:
 		p.do(Step{Kind: Drop, Job: job})
 	case endedByWatchdog(job.Job) && job.IsTick() && p.Terms.Rerun:
-		p.do(Step{Kind: Reopen, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Lost, Reason: ReasonLost,
+		p.do(Step{Kind: Reopen, Job: job, Run: job.Run, Fence: fence, Outcome: Lost, Reason: ReasonLost,
 			Message: fmt.Sprintf("Job %s was ended by its watchdog, for no operator moved its deadline ahead: its tick is run again", job.Name)})
 	case endedByWatchdog(job.Job):
-		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Lost, Reason: ReasonLost,
+		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: fence, Outcome: Lost, Reason: ReasonLost,
 			Message: fmt.Sprintf("Job %s was ended by its watchdog, for no operator moved its deadline ahead; it is not run again", job.Name)})
 	case condition(job.Job, batchv1.JobComplete) != nil:
-		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Complete})
+		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: fence, Outcome: Complete})
 	default:
-		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Failed})
+		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: fence, Outcome: Failed})
 	}
 }
 

@@ -75,3 +75,18 @@ func TestNothingStartsBesideAClaimOfAnother(t *testing.T) {
 	g.Expect(plan.Steps).To(BeEmpty(), "neither let go, nor buried, nor given back")
 	g.Expect(plan.Waits).To(HaveLen(1))
 }
+
+func TestAnEndedJobWithoutItsFinalizerIsRecorded(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	job := newBatchJob("a", running(101, theGrant), ended(batchv1.JobComplete, ""), recorded)
+	run := redislock.Run{ID: "ns/a/a-uid"}
+	plan := Decide(onDemand(jobs(job), active(run, 101, theGrant, Claimant(here, job))))
+	g.Expect(plan.Steps).To(HaveLen(1), "its claim would keep the lock from everybody until the Job is deleted")
+	g.Expect(plan.Steps[0]).To(And(HaveField("Kind", Record), HaveField("Outcome", Complete), HaveField("Fence", uint64(101))))
+
+	byHand := newBatchJob("a", ended(batchv1.JobComplete, ""))
+	plan = Decide(onDemand(jobs(byHand), active(run, 101, theGrant, Claimant(here, byHand))))
+	g.Expect(plan.Steps).To(HaveLen(1), "claimed, then started by somebody else")
+	g.Expect(plan.Steps[0]).To(And(HaveField("Kind", Record), HaveField("Outcome", Complete), HaveField("Fence", uint64(101))))
+}
