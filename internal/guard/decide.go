@@ -328,7 +328,7 @@ func (p *planner) sift() []*Job {
 	newest := map[string]time.Time{}
 	replaced := map[string]bool{}
 	for _, job := range p.waiting {
-		if job.IsTick() && job.Run.Tick.After(newest[job.Run.Series]) {
+		if job.IsTick() && !p.toCome(job) && job.Run.Tick.After(newest[job.Run.Series]) {
 			newest[job.Run.Series] = job.Run.Tick
 		}
 	}
@@ -356,6 +356,9 @@ func (p *planner) sift() []*Job {
 	}
 	return candidates
 }
+
+// toCome says that a Job's tick is further ahead than clocks differ.
+func (p *planner) toCome(job *Job) bool { return job.Run.Tick.After(p.Now.Add(time.Minute)) }
 
 // obsolete says why a waiting Job is not needed any more.
 func (p *planner) obsolete(job *Job, newest time.Time) (Reason, string) {
@@ -551,9 +554,9 @@ func (p *planner) letGo(candidates []*Job) {
 	}
 	started := false
 	for _, job := range candidates {
-		if tick := job.Run.Tick; tick.After(p.Now.Add(time.Minute)) {
-			p.Waits[job.UID] = fmt.Sprintf("its tick, %s, is still to come", tick.Format(time.RFC3339))
-			p.again(tick)
+		if p.toCome(job) {
+			p.Waits[job.UID] = fmt.Sprintf("its tick, %s, is still to come", job.Run.Tick.Format(time.RFC3339))
+			p.again(job.Run.Tick)
 			continue
 		}
 		p.Compete = true

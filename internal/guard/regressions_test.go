@@ -90,3 +90,13 @@ func TestAnEndedJobWithoutItsFinalizerIsRecorded(t *testing.T) {
 	g.Expect(plan.Steps).To(HaveLen(1), "claimed, then started by somebody else")
 	g.Expect(plan.Steps[0]).To(And(HaveField("Kind", Record), HaveField("Outcome", Complete), HaveField("Fence", uint64(101))))
 }
+
+func TestATickStillToComeSupersedesNone(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	c := newCronJob("report")
+	plan := Decide(onDemand(cronJobs(c), jobs(tickJob(c, tick), tickJob(c, tick.Add(time.Hour)))))
+	g.Expect(kinds(plan)).To(Equal([]Kind{LetGo}), "a time in an annotation is easily written")
+	g.Expect(plan.Steps[0].Job.Run.Tick).To(Equal(tick))
+	g.Expect(plan.Next).To(BeTemporally("<=", tick.Add(time.Hour)))
+}
