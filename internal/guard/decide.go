@@ -455,12 +455,23 @@ func (p *planner) revive() {
 		}
 		run := redislock.Run{Series: record.Series, Tick: record.Tick}
 		if record.State == redislock.TickClaimed && !p.Terms.Rerun {
+			if p.undecided(record) {
+				continue
+			}
 			p.do(Step{Kind: Forfeit, Run: run, Fence: record.Fence, Outcome: Lost, CronJob: p.cronJob(record.Series), Reason: ReasonLost,
 				Message: fmt.Sprintf("the runner of tick %s was lost; with lostTicks Skip it is not run again", record.Tick.Format(time.RFC3339))})
 			continue
 		}
 		p.makeUp(record.Series, record.Tick, ReasonRerun, "its runner was lost before it ended")
 	}
+}
+
+// undecided says that the Job which had a claim is here and does not wait: how it
+// ended, or will, is still to be recorded, and says more than that it was lost.
+func (p *planner) undecided(record redislock.TickRecord) bool {
+	return slices.ContainsFunc(p.Jobs, func(j *Job) bool {
+		return j.Fence == record.Fence && j.Phase != Waiting && (hasFinalizer(j.Job) || j.Phase != Ended)
+	})
 }
 
 func (p *planner) cronJob(series string) *batchv1.CronJob {

@@ -100,3 +100,27 @@ func TestATickStillToComeSupersedesNone(t *testing.T) {
 	g.Expect(plan.Steps[0].Job.Run.Tick).To(Equal(tick))
 	g.Expect(plan.Next).To(BeTemporally("<=", tick.Add(time.Hour)))
 }
+
+func TestARunIsNotForfeitedWhoseJobTellsHowItEnded(t *testing.T) {
+	t.Parallel()
+	c := newCronJob("report")
+	for name, test := range map[string]struct {
+		job  *batchv1.Job
+		want []Kind
+	}{
+		"complete":        {tickJob(c, tick, running(90, 80), ended(batchv1.JobComplete, "")), []Kind{Record}},
+		"deleted":         {tickJob(c, tick, running(90, 80), leaving), []Kind{Record}},
+		"running":         {tickJob(c, tick, running(90, 80)), []Kind{Stop}},
+		"being stopped":   {tickJob(c, tick, running(90, 80), func(j *batchv1.Job) { j.Spec.Suspend = new(true) }), []Kind{}},
+		"stopped":         {tickJob(c, tick, ran(90, 80)), []Kind{Forfeit}},
+		"another run's":   {tickJob(c, tick, running(85, 80), ended(batchv1.JobComplete, "")), []Kind{Record, Forfeit}},
+		"recorded before": {tickJob(c, tick, running(90, 80), ended(batchv1.JobComplete, ""), recorded), []Kind{Forfeit}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := NewWithT(t)
+			plan := Decide(onDemand(skipLost, cronJobs(c), jobs(test.job), record(tick, redislock.TickClaimed, 90, 80, Claimant(here, test.job), "")))
+			g.Expect(kinds(plan)).To(Equal(test.want))
+		})
+	}
+}
