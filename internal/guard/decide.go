@@ -520,7 +520,7 @@ func (p *planner) missed() {
 			continue
 		}
 		p.Unclaimed = append(p.Unclaimed, Unclaimed{c, tick})
-		if !p.Terms.RunLatest || p.here(series, tick) {
+		if !p.Terms.RunLatest || p.here(series, tick) || p.Runs.Now.Sub(tick) > Retention {
 			continue
 		}
 		if last := c.Status.LastScheduleTime; last != nil && !last.Time.Before(tick) {

@@ -124,3 +124,13 @@ func TestARunIsNotForfeitedWhoseJobTellsHowItEnded(t *testing.T) {
 		})
 	}
 }
+
+func TestATickTooOldToBeClaimedIsNotMadeUpFor(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	weekly := newCronJob("report", lastScheduled(time.Time{}), func(c *batchv1.CronJob) { c.Spec.Schedule = "0 0 * * 4" })
+	plan := Decide(onDemand(cronJobs(weekly), func(in *Input) { in.Terms.RunLatest = true }))
+	g.Expect(plan.Unclaimed).To(HaveLen(1), "it is told all the same")
+	g.Expect(now.Sub(plan.Unclaimed[0].Tick)).To(BeNumerically(">", Retention))
+	g.Expect(kinds(plan)).To(Equal([]Kind{Yield}), "its Job would be refused, and wait for its removal")
+}
