@@ -340,7 +340,7 @@ func (p *planner) sift() []*Job {
 	var candidates []*Job
 	for _, job := range p.waiting {
 		if replaced[string(job.UID)] {
-			p.do(Step{Kind: Remove, Job: job, Reason: ReasonReplaced, Message: fmt.Sprintf("Job %s ran before and its template cannot change any more, so another Job takes its place", job.Name)})
+			p.remove(job, ReasonReplaced, fmt.Sprintf("Job %s ran before and its template cannot change any more, so another Job takes its place", job.Name))
 			continue
 		}
 		if p.Runs == nil {

@@ -7,6 +7,7 @@ import (
 	. "github.com/onsi/gomega"
 	batchv1 "k8s.io/api/batch/v1"
 
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
@@ -133,4 +134,15 @@ func TestATickTooOldToBeClaimedIsNotMadeUpFor(t *testing.T) {
 	g.Expect(plan.Unclaimed).To(HaveLen(1), "it is told all the same")
 	g.Expect(now.Sub(plan.Unclaimed[0].Tick)).To(BeNumerically(">", Retention))
 	g.Expect(kinds(plan)).To(Equal([]Kind{Yield}), "its Job would be refused, and wait for its removal")
+}
+
+func TestAReplacedJobOfATickWaitsLikeOthersForItsRemoval(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	c := newCronJob("report", lastScheduled(tick.Add(-time.Minute)))
+	old := tickJob(c, tick)
+	by := newBatchJob("by", func(j *batchv1.Job) { j.Annotations[v1alpha1.ReplacesAnnotation] = string(old.UID) })
+	plan := Decide(onDemand(cronJobs(c), jobs(old, by)))
+	g.Expect(kinds(plan)).To(Equal([]Kind{LetGo}))
+	g.Expect(plan.Waits[old.UID]).To(ContainSubstring("lastScheduleTime"))
 }
