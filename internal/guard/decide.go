@@ -203,6 +203,8 @@ func keyOf(series string, tick time.Time) tickKey { return tickKey{series, tick.
 func Decide(in Input) Plan {
 	p := &planner{Input: in, records: map[tickKey]redislock.TickRecord{}, claims: map[string]redislock.ActiveRun{}}
 	p.Waits = map[types.UID]string{}
+	p.Hold.Held = p.Hold.Held && p.Hold.Known
+	p.Jobs = slices.SortedFunc(slices.Values(in.Jobs), byAge)
 	if p.Runs != nil {
 		for _, record := range p.Runs.Ticks {
 			p.records[keyOf(record.Series, record.Tick)] = record
@@ -213,7 +215,6 @@ func Decide(in Input) Plan {
 			}
 		}
 	}
-	slices.SortFunc(p.Jobs, byAge)
 	for _, job := range p.Jobs {
 		p.look(job)
 	}

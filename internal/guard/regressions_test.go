@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -145,4 +146,20 @@ func TestAReplacedJobOfATickWaitsLikeOthersForItsRemoval(t *testing.T) {
 	plan := Decide(onDemand(cronJobs(c), jobs(old, by)))
 	g.Expect(kinds(plan)).To(Equal([]Kind{LetGo}))
 	g.Expect(plan.Waits[old.UID]).To(ContainSubstring("lastScheduleTime"))
+}
+
+func TestDecideLeavesItsInputAlone(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	in := onDemand(jobs(newBatchJob("young"), newBatchJob("old", aged(time.Hour))))
+	before := slices.Clone(in.Jobs)
+	Decide(in)
+	g.Expect(in.Jobs).To(Equal(before))
+}
+
+func TestAHoldOfWhichNothingIsKnownIsNone(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	plan := Decide(onDemand(jobs(newBatchJob("a")), func(in *Input) { in.Hold.Known = false }))
+	g.Expect(plan.Steps).To(BeEmpty())
 }
