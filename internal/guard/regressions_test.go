@@ -7,6 +7,7 @@ import (
 
 	. "github.com/onsi/gomega"
 	batchv1 "k8s.io/api/batch/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
@@ -162,4 +163,17 @@ func TestAHoldOfWhichNothingIsKnownIsNone(t *testing.T) {
 	g := NewWithT(t)
 	plan := Decide(onDemand(jobs(newBatchJob("a")), func(in *Input) { in.Hold.Known = false }))
 	g.Expect(plan.Steps).To(BeEmpty())
+}
+
+func TestAResumedJobsOldStartTimeIsNotCounted(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	// Resumed, and the Job controller has not taken it in: it will set the start anew.
+	job := newBatchJob("a", running(101, theGrant), watched(225, ""), with(batchv1.JobSuspended, ""), func(j *batchv1.Job) {
+		j.Status.StartTime = new(metav1.NewTime(now.Add(-time.Hour)))
+	})
+	seconds, due, next := Prolong(job, 5*time.Minute, now)
+	g.Expect(due).To(BeTrue(), "the key must stand for when it is")
+	g.Expect(seconds).To(BeZero(), "an hour and five minutes from its new start would be far beyond what the key covers")
+	g.Expect(next).To(Equal(now.Add(5 * time.Minute / 8)))
 }
