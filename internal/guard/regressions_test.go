@@ -177,3 +177,12 @@ func TestAResumedJobsOldStartTimeIsNotCounted(t *testing.T) {
 	g.Expect(seconds).To(BeZero(), "an hour and five minutes from its new start would be far beyond what the key covers")
 	g.Expect(next).To(Equal(now.Add(5 * time.Minute / 8)))
 }
+
+func TestAJobThatWasStartedByHandIsStoppingUntilItsControllerSaysSo(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	job := newBatchJob("a", func(j *batchv1.Job) { j.Status.StartTime = new(metav1.NewTime(now.Add(-time.Second))) })
+	g.Expect(NewJob(job, nil).Phase).To(Equal(Stopping), "its pods may not be counted yet")
+	with(batchv1.JobSuspended, "")(job)
+	g.Expect(NewJob(job, nil).Phase).To(Equal(Waiting))
+}
