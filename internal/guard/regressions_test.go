@@ -186,3 +186,19 @@ func TestAJobThatWasStartedByHandIsStoppingUntilItsControllerSaysSo(t *testing.T
 	with(batchv1.JobSuspended, "")(job)
 	g.Expect(NewJob(job, nil).Phase).To(Equal(Waiting))
 }
+
+func TestAYearlyTickIsFoundUntilTheNext(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	c := newCronJob("report", func(c *batchv1.CronJob) {
+		c.Spec.Schedule, c.CreationTimestamp = "0 0 1 1 *", metav1.NewTime(now.Add(-10*366*24*time.Hour))
+	})
+	g.Expect(LatestTick(c, time.Date(2024, 12, 31, 23, 59, 59, 0, time.UTC))).To(BeTemporally("==", time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)))
+}
+
+func TestAnIntervalHasNoTicks(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	c := newCronJob("report", func(c *batchv1.CronJob) { c.Spec.Schedule = "@every 5m" })
+	g.Expect(LatestTick(c, now)).To(BeZero(), "it counts from when it is asked, so each look would find another")
+}
