@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -25,6 +26,9 @@ const (
 	// while Jobs stand by for them, and pollTicks how often while there are CronJobs.
 	pollWaiting = 2 * time.Second
 	pollTicks   = 15 * time.Second
+	// runsTimeout bounds a look at the runs in Redis: a store that hangs must not hold
+	// up the locks of others.
+	runsTimeout = 2 * time.Second
 	// requestTimeout bounds a patch that lets a Job go.
 	requestTimeout = 10 * time.Second
 	// leastWindow is the shortest time for which letting a Job go is worth it.
@@ -50,6 +54,8 @@ type guarding struct {
 	cronJobs []*batchv1.CronJob
 	jobs     []*guard.Job
 	plan     guard.Plan
+	// kept is why the lock could not be given back; "" where nothing is in the way.
+	kept string
 }
 
 // terms are what the spec says about guarded Jobs.
@@ -84,7 +90,9 @@ func (g *guarding) see(ctx context.Context) error {
 		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
 		Served: g.served.of(g.object()), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time,
 	}
-	if g.lockClient != nil && g.needsRuns() {
+	if g.lockClient != nil && g.needsRuns(in.Hold) {
+		ctx, cancel := context.WithTimeout(ctx, runsTimeout)
+		defer cancel()
 		if runs, err := g.lockClient.Runs(ctx, g.key); err == nil {
 			in.Runs = &runs
 			measureLastSuccess(g.object(), runs.LastSuccess)
@@ -100,8 +108,14 @@ func (g *guarding) object() types.NamespacedName {
 	return types.NamespacedName{Namespace: g.lock.Namespace, Name: g.lock.Name}
 }
 
-// needsRuns: a lock that guards nothing costs Redis nothing but its lease.
-func (g *guarding) needsRuns() bool {
+// needsRuns: a lock that guards nothing costs Redis nothing but its lease. Where Jobs
+// run on without the lock they are stopped first, and Redis is asked then: it may be
+// why the lock is lost, and hang.
+func (g *guarding) needsRuns(hold guard.Hold) bool {
+	unbacked := hold.Known && !hold.Held
+	if unbacked && slices.ContainsFunc(g.jobs, func(j *guard.Job) bool { return j.Phase == guard.Running }) {
+		return false
+	}
 	return len(g.jobs) > 0 || len(g.cronJobs) > 0 || g.terms.Exclusive || !g.admit || g.giveUp
 }
 
@@ -125,7 +139,8 @@ func (g *guarding) hold() guard.Hold {
 	}
 	window := g.terms.Watchdog
 	if maxHold := g.lock.Spec.MaxHold; maxHold != nil && window > 0 {
-		window = min(window, time.Until(o.AcquiredAt.Add(maxHold.Duration))-g.longestCoverBeyond())
+		// A second less, for AcquiredAt is of Redis' clock.
+		window = min(window, time.Until(o.AcquiredAt.Add(maxHold.Duration))-g.longestGrace()-time.Second)
 	}
 	return guard.Hold{
 		Known: true, Held: true, Fence: grant.Fence(), QuietUntil: o.QuietUntil, Window: window,
@@ -133,13 +148,29 @@ func (g *guarding) hold() guard.Hold {
 	}
 }
 
-// longestCoverBeyond is what the key must outlive the longest deadline of the Jobs by.
-func (g *guarding) longestCoverBeyond() time.Duration {
+// longestGrace is the longest time that a Job of this lock may need beyond its deadline.
+func (g *guarding) longestGrace() time.Duration {
 	var longest time.Duration
 	for _, job := range g.jobs {
 		longest = max(longest, guard.Cover(job.Job, time.Nanosecond))
 	}
+	for _, c := range g.cronJobs {
+		longest = max(longest, guard.Cover(&batchv1.Job{Spec: c.Spec.JobTemplate.Spec}, time.Nanosecond))
+	}
 	return longest
+}
+
+// quarantine is how long a Job may run on of which a Redis that lost its data knows
+// nothing any more: its operator loses the lease, and its pods take their grace; or
+// its operator is dead, and its watchdog ends it.
+func (g *guarding) quarantine() time.Duration {
+	if grace := g.longestGrace(); grace > 0 {
+		return lease(g.lock) + g.terms.Watchdog + grace
+	}
+	if g.terms.Exclusive {
+		return lease(g.lock) + guard.Cover(&batchv1.Job{}, g.terms.Watchdog)
+	}
+	return 0
 }
 
 // act carries out the plan. It returns whether anything was changed, so that another
