@@ -110,6 +110,10 @@ bench: redis ## Measure the lock beside its peers, in one run (BENCH_ARGS).
 	$(GO) -C test/bench test -run='^$$' -bench=. -benchmem -benchtime=2000x -count=6 $(BENCH_ARGS) ./... | tee bin/bench.txt
 	$(TOOL) benchstat -row .name -col /lock bin/bench.txt
 
+.PHONY: bench-guard
+bench-guard: redis controlplane ## Measure the guard: start of a Job, a long queue, API requests (BENCH_ARGS: -starts, -queued, -locks).
+	$(GO) run ./test/guardbench $(BENCH_ARGS)
+
 .PHONY: redis
 redis: ## Install redis-server where it is missing.
 	@hack/ensure-redis.sh
