@@ -3,17 +3,14 @@ package policies
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	. "github.com/onsi/gomega"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -21,38 +18,6 @@ import (
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 )
-
-// denials are the messages that a policy gave in some test; see TestMessages.
-var denials struct {
-	sync.Mutex
-	seen map[string][]string
-}
-
-// denied is the message with which a policy refused; it fails the test where it did
-// not.
-func denied(g Gomega, err error) string {
-	var status *apierrors.StatusError
-	g.ExpectWithOffset(1, errors.As(err, &status)).To(BeTrue(), "not refused: %v", err)
-	for _, cause := range status.ErrStatus.Details.Causes {
-		if rest, ok := strings.CutPrefix(cause.Message, "ValidatingAdmissionPolicy '"); ok {
-			policy, message, _ := strings.Cut(rest, "'")
-			_, message, _ = strings.Cut(message, " denied request: ")
-			remember(policy, message)
-			return message
-		}
-	}
-	g.ExpectWithOffset(1, err).NotTo(HaveOccurred(), "refused by something else")
-	return ""
-}
-
-func remember(policy, message string) {
-	denials.Lock()
-	defer denials.Unlock()
-	if denials.seen == nil {
-		denials.seen = map[string][]string{}
-	}
-	denials.seen[policy] = append(denials.seen[policy], message)
-}
 
 func TestAGuardedJobIsPreparedWhenItIsCreated(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ package policies
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -72,7 +73,14 @@ func run(m *testing.M) int {
 		return 1
 	}
 	shared = c
-	return m.Run()
+	code := m.Run()
+	if code == 0 && flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == "" {
+		if err := everyRuleRefused(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return code
 }
 
 // jobRights let the operator's service account write Jobs, so that what stops it here
