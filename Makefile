@@ -144,7 +144,7 @@ install: ## Install the CRD and the policies, which is what an operator needs th
 
 .PHONY: uninstall
 uninstall: ## Remove the CRD and with it all RedisLocks, and the policies; the operator has to be running to release the locks.
-	@KUBECTL='$(KUBECTL)' hack/no-guarded-cronjobs.sh
+	@KUBECTL='$(KUBECTL)' hack/nothing-guarded.sh
 	$(KUSTOMIZE) build config/install | $(KUBECTL) delete --ignore-not-found -f -
 
 .PHONY: deploy
@@ -155,7 +155,7 @@ deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=... (WITHOUT_M
 
 .PHONY: undeploy
 undeploy: ## Delete all RedisLocks, wait until they are released, and remove the operator (FORCE=1: although guarded CronJobs are there).
-	@KUBECTL='$(KUBECTL)' hack/no-guarded-cronjobs.sh
+	@KUBECTL='$(KUBECTL)' hack/nothing-guarded.sh
 	@if $(KUBECTL) get crd redislocks.redislock.io >/dev/null 2>&1; then \
 		$(KUBECTL) delete redislocks.redislock.io --all --all-namespaces --timeout=2m; fi
 	@hack/overlay.sh bin/overlay-undeploy '$(IMG_NAME)' '$(IMG_TAG)' ''
