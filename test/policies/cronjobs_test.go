@@ -139,7 +139,7 @@ func TestACronJobFromBeforeThePolicyCanBeDeleted(t *testing.T) {
 		g.Expect(s.root.Create(t.Context(), object)).To(Succeed())
 	}
 	s.install(t, "")
-	s.waitForPolicies(t)
+	g.Expect(waitForPolicies(t.Context(), s.Cluster)).To(Succeed())
 	g.Expect(denied(g, patch(t.Context(), s.root, old, func(c *batchv1.CronJob) { c.Spec.Schedule = "@daily" }))).To(ContainSubstring("concurrencyPolicy"))
 	g.Expect(patch(t.Context(), s.root, old, func(c *batchv1.CronJob) { c.Finalizers = nil })).To(Succeed())
 	g.Expect(patch(t.Context(), s.root, stray, func(job *batchv1.Job) { job.Finalizers = nil })).To(Succeed())
@@ -232,10 +232,13 @@ func TestWarnings(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			g := NewWithT(t)
-			config := userConfig(t, s.Cluster, alice, "system:authenticated")
+			config, err := userConfig(s.Cluster, alice, "system:authenticated")
+			g.Expect(err).NotTo(HaveOccurred())
 			var warnings warnings
 			config.WarningHandlerWithContext = &warnings
-			g.Expect(clientFor(t, config).Create(t.Context(), tc.object, client.DryRunAll)).To(Succeed())
+			her, err := newClient(config)
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(her.Create(t.Context(), tc.object, client.DryRunAll)).To(Succeed())
 			if tc.words == nil {
 				g.Expect(warnings.list).To(BeEmpty())
 				return

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,7 +25,6 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/go-logr/logr"
-	"github.com/go-logr/logr/testr"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/policies"
@@ -72,6 +70,10 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if err := waitForPolicies(ctx, c); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	shared = c
 	code := m.Run()
 	if code == 0 && flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == "" {
@@ -99,8 +101,6 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: test-job
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "` + operator.User + `"}]
 `
 
-var sharedInForce sync.Once
-
 // site is a cluster as a test sees it.
 type site struct {
 	*cluster.Cluster
@@ -110,62 +110,93 @@ type site struct {
 
 func newSite(t *testing.T, c *cluster.Cluster) *site {
 	t.Helper()
-	return &site{Cluster: c, root: clientFor(t, c.RESTConfig()), operator: clientFor(t, operatorConfig(t, c))}
+	g := NewWithT(t)
+	config := c.RESTConfig()
+	config.WarningHandlerWithContext = rest.NoWarnings{}
+	root, err := newClient(config)
+	g.Expect(err).NotTo(HaveOccurred())
+	config, err = operatorConfig(c)
+	g.Expect(err).NotTo(HaveOccurred())
+	kube, err := newClient(config)
+	g.Expect(err).NotTo(HaveOccurred())
+	return &site{Cluster: c, root: root, operator: kube}
 }
 
 // inShared is the cluster that the tests share, with the policies in force.
 func inShared(t *testing.T) *site {
 	t.Helper()
-	s := newSite(t, shared)
-	sharedInForce.Do(func() { s.waitForPolicies(t) })
-	return s
+	return newSite(t, shared)
 }
 
 // waitForPolicies waits until the policies act, which takes up to a second or so.
-func (s *site) waitForPolicies(t *testing.T) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+func waitForPolicies(ctx context.Context, c *cluster.Cluster) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	checker := policies.New(s.operator, operator.Namespace, testr.New(t))
-	go func() { _ = checker.Start(ctx) }()
-	NewWithT(t).Eventually(func() error { return checker.ReadyzCheck(nil) }).WithContext(ctx).Should(Succeed())
-}
-
-func operatorConfig(t *testing.T, c *cluster.Cluster) *rest.Config {
-	t.Helper()
-	return userConfig(t, c, operator.User, "system:serviceaccounts", "system:serviceaccounts:"+operator.Namespace, "system:authenticated")
-}
-
-func userConfig(t *testing.T, c *cluster.Cluster, user string, groups ...string) *rest.Config {
-	t.Helper()
-	g := NewWithT(t)
-	file, err := c.UserKubeconfig(user, groups...)
-	g.Expect(err).NotTo(HaveOccurred())
-	config, err := clientcmd.BuildConfigFromFlags("", file)
-	g.Expect(err).NotTo(HaveOccurred())
-	config.QPS = -1
-	return config
-}
-
-func clientFor(t *testing.T, config *rest.Config) client.Client {
-	t.Helper()
-	scheme := runtime.NewScheme()
-	g := NewWithT(t)
-	g.Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
-	g.Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
-	config = rest.CopyConfig(config)
-	if config.WarningHandlerWithContext == nil {
-		config.WarningHandlerWithContext = rest.NoWarnings{}
+	config, err := operatorConfig(c)
+	if err != nil {
+		return err
 	}
-	c, err := client.New(config, client.Options{Scheme: scheme})
-	g.Expect(err).NotTo(HaveOccurred())
-	return c
+	kube, err := newClient(config)
+	if err != nil {
+		return err
+	}
+	checker := policies.New(kube, operator.Namespace, logr.Discard())
+	inForce := make(chan struct{}, 1)
+	checker.OnChange(func(state policies.State) {
+		if len(state.Missing) == 0 {
+			select {
+			case inForce <- struct{}{}:
+			default:
+			}
+		}
+	})
+	go func() { _ = checker.Start(ctx) }()
+	select {
+	case <-inForce:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the policies do not come into force: %w", checker.ReadyzCheck(nil))
+	}
+}
+
+func operatorConfig(c *cluster.Cluster) (*rest.Config, error) {
+	return userConfig(c, operator.User, "system:serviceaccounts", "system:serviceaccounts:"+operator.Namespace, "system:authenticated")
+}
+
+func userConfig(c *cluster.Cluster, user string, groups ...string) (*rest.Config, error) {
+	file, err := c.UserKubeconfig(user, groups...)
+	if err != nil {
+		return nil, err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", file)
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	config.WarningHandlerWithContext = rest.NoWarnings{}
+	return config, nil
+}
+
+func newClient(config *rest.Config) (client.Client, error) {
+	scheme := runtime.NewScheme()
+	if err := clientgoscheme.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	return client.New(config, client.Options{Scheme: scheme})
 }
 
 // as is a user's client in this cluster.
 func (s *site) as(t *testing.T, user string) client.Client {
 	t.Helper()
-	return clientFor(t, userConfig(t, s.Cluster, user, "system:authenticated"))
+	g := NewWithT(t)
+	config, err := userConfig(s.Cluster, user, "system:authenticated")
+	g.Expect(err).NotTo(HaveOccurred())
+	c, err := newClient(config)
+	g.Expect(err).NotTo(HaveOccurred())
+	return c
 }
 
 // newNamespace makes a namespace that alice administers, and waits until she does.
