@@ -258,6 +258,7 @@ func TestClaimScriptTakesOverWhatAnEarlierGrantLeft(t *testing.T) {
 	third := s.claim(claimPlay{grant: s.granted("9"), run: run, claimant: "c/1", retention: time.Second})
 	s.Expect(third.word()).To(Equal("new"))
 	s.Expect(third.number(1)).To(BeNumerically(">", second.number(1)))
+	s.Expect(s.fields()).To(HaveKeyWithValue(run, HavePrefix("claimed "+digits(third, 1)+" 9 ")), "old as it is")
 	s.Expect(s.fields()).To(HaveKeyWithValue("newest x", strings.Fields(newer)[2]), "the mark is not lowered")
 }
 
