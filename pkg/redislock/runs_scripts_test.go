@@ -116,6 +116,7 @@ func TestClaimScriptGrantsARunOnceAndKnowsItsClaimant(t *testing.T) {
 	again = s.claim(claimPlay{grant: grant, run: run, claimant: "c/1", notAfter: 1})
 	s.Expect(again).To(HaveExactElements("again", first[1], Not(BeZero()), Not(BeZero())), "late or not, it was claimed")
 	s.Expect(s.fields()).To(HaveKeyWithValue("active "+fence, HaveSuffix(" c/1 "+run)), "an entry that is missing comes back")
+	s.Expect(s.fields()).To(HaveKeyWithValue(run, recorded[run]), "and no more")
 
 	// Adoption swaps the token, and it is the same grant.
 	adopted := "host#0b.1#7"
@@ -257,6 +258,7 @@ func TestClaimScriptTakesOverWhatAnEarlierGrantLeft(t *testing.T) {
 	third := s.claim(claimPlay{grant: s.granted("9"), run: run, claimant: "c/1", retention: time.Second})
 	s.Expect(third.word()).To(Equal("new"))
 	s.Expect(third.number(1)).To(BeNumerically(">", second.number(1)))
+	s.Expect(s.fields()).To(HaveKeyWithValue(run, HavePrefix("claimed "+digits(third, 1)+" 9 ")), "old as it is")
 	s.Expect(s.fields()).To(HaveKeyWithValue("newest x", strings.Fields(newer)[2]), "the mark is not lowered")
 }
 
