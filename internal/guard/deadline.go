@@ -63,8 +63,9 @@ func Prolong(job *batchv1.Job, window time.Duration, now time.Time) (seconds int
 	if window <= 0 || job.Spec.ActiveDeadlineSeconds == nil {
 		return 0, false, time.Time{}
 	}
-	if job.Status.StartTime == nil {
-		// Nothing is counted yet. The key must stand all the same for when it is.
+	if job.Status.StartTime == nil || condition(job, batchv1.JobSuspended) != nil {
+		// Nothing is counted yet, or the start is that of an earlier run and will be set
+		// anew. The key must stand all the same for when it is.
 		return 0, true, now.Add(window / 8)
 	}
 	start, current := job.Status.StartTime.Time, *job.Spec.ActiveDeadlineSeconds

@@ -182,7 +182,10 @@ type planner struct {
 	Input
 	Plan
 
-	busy    bool // something of this grant runs, may run, or is not recorded
+	busy bool // something of this grant runs, may run, or is not recorded
+	// taken: so it is of another Job than one that waits, which even a Job that was
+	// claimed already has to wait for.
+	taken   bool
 	waiting []*Job
 	records map[tickKey]redislock.TickRecord
 	claims  map[string]redislock.ActiveRun // by claimant, under this grant
@@ -200,6 +203,8 @@ func keyOf(series string, tick time.Time) tickKey { return tickKey{series, tick.
 func Decide(in Input) Plan {
 	p := &planner{Input: in, records: map[tickKey]redislock.TickRecord{}, claims: map[string]redislock.ActiveRun{}}
 	p.Waits = map[types.UID]string{}
+	p.Hold.Held = p.Hold.Held && p.Hold.Known
+	p.Jobs = slices.SortedFunc(slices.Values(in.Jobs), byAge)
 	if p.Runs != nil {
 		for _, record := range p.Runs.Ticks {
 			p.records[keyOf(record.Series, record.Tick)] = record
@@ -210,7 +215,6 @@ func Decide(in Input) Plan {
 			}
 		}
 	}
-	slices.SortFunc(p.Jobs, byAge)
 	for _, job := range p.Jobs {
 		p.look(job)
 	}
@@ -239,21 +243,22 @@ func (p *planner) again(t time.Time) {
 func (p *planner) look(job *Job) {
 	switch job.Phase {
 	case Ended:
-		if hasFinalizer(job.Job) {
-			p.busy = true
+		// Without its finalizer, which somebody took away, the claim still stands.
+		if _, claimed := p.claims[Claimant(p.Cluster, job.Job)]; claimed || hasFinalizer(job.Job) {
+			p.taken = true
 			p.ended(job)
 		}
 	case Leaving:
 		if hasFinalizer(job.Job) {
-			p.busy = true
+			p.taken = true
 			p.leaving(job)
 		}
 	case Running:
-		p.busy = true
+		p.taken = true
 		p.Active++
 		p.running(job)
 	case Stopping:
-		p.busy = true
+		p.taken = true
 		p.Active++
 	case Waiting:
 		p.waiting = append(p.waiting, job)
@@ -262,19 +267,23 @@ func (p *planner) look(job *Job) {
 
 // ended has the outcome of a Job recorded. It needs no hold, only Redis.
 func (p *planner) ended(job *Job) {
+	fence := job.Fence
+	if active, claimed := p.claims[Claimant(p.Cluster, job.Job)]; claimed {
+		fence = active.Fence // of a later run than the Job says, if they differ
+	}
 	switch {
-	case job.Fence == 0:
+	case fence == 0:
 		p.do(Step{Kind: Drop, Job: job})
 	case endedByWatchdog(job.Job) && job.IsTick() && p.Terms.Rerun:
-		p.do(Step{Kind: Reopen, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Lost, Reason: ReasonLost,
+		p.do(Step{Kind: Reopen, Job: job, Run: job.Run, Fence: fence, Outcome: Lost, Reason: ReasonLost,
 			Message: fmt.Sprintf("Job %s was ended by its watchdog, for no operator moved its deadline ahead: its tick is run again", job.Name)})
 	case endedByWatchdog(job.Job):
-		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Lost, Reason: ReasonLost,
+		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: fence, Outcome: Lost, Reason: ReasonLost,
 			Message: fmt.Sprintf("Job %s was ended by its watchdog, for no operator moved its deadline ahead; it is not run again", job.Name)})
 	case condition(job.Job, batchv1.JobComplete) != nil:
-		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Complete})
+		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: fence, Outcome: Complete})
 	default:
-		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Failed})
+		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: fence, Outcome: Failed})
 	}
 }
 
@@ -320,7 +329,7 @@ func (p *planner) sift() []*Job {
 	newest := map[string]time.Time{}
 	replaced := map[string]bool{}
 	for _, job := range p.waiting {
-		if job.IsTick() && job.Run.Tick.After(newest[job.Run.Series]) {
+		if job.IsTick() && !p.toCome(job) && job.Run.Tick.After(newest[job.Run.Series]) {
 			newest[job.Run.Series] = job.Run.Tick
 		}
 	}
@@ -332,11 +341,12 @@ func (p *planner) sift() []*Job {
 	var candidates []*Job
 	for _, job := range p.waiting {
 		if replaced[string(job.UID)] {
-			p.do(Step{Kind: Remove, Job: job, Reason: ReasonReplaced, Message: fmt.Sprintf("Job %s ran before and its template cannot change any more, so another Job takes its place", job.Name)})
+			p.remove(job, ReasonReplaced, fmt.Sprintf("Job %s ran before and its template cannot change any more, so another Job takes its place", job.Name))
 			continue
 		}
 		if p.Runs == nil {
 			p.Waits[job.UID] = "the runs recorded in Redis cannot be read: " + cmp.Or(p.Hold.Why, "Redis does not answer")
+			p.Compete = true // it waits for the lock, whatever becomes of it
 			continue
 		}
 		if reason, message := p.obsolete(job, newest[job.Run.Series]); reason != "" {
@@ -347,6 +357,9 @@ func (p *planner) sift() []*Job {
 	}
 	return candidates
 }
+
+// toCome says that a Job's tick is further ahead than clocks differ.
+func (p *planner) toCome(job *Job) bool { return job.Run.Tick.After(p.Now.Add(time.Minute)) }
 
 // obsolete says why a waiting Job is not needed any more.
 func (p *planner) obsolete(job *Job, newest time.Time) (Reason, string) {
@@ -411,16 +424,20 @@ func (p *planner) remove(job *Job, reason Reason, message string) {
 // bury records the end of claims of this grant whose Job is gone: it was deleted by
 // force, or before it started.
 func (p *planner) bury() {
-	here := map[string]bool{}
+	phases := map[string]Phase{}
 	for _, job := range p.Jobs {
-		here[Claimant(p.Cluster, job.Job)] = true
+		phases[Claimant(p.Cluster, job.Job)] = job.Phase
 	}
 	for _, claimant := range slices.Sorted(maps.Keys(p.claims)) {
 		active := p.claims[claimant]
-		if here[claimant] || !strings.HasPrefix(claimant, p.Cluster+"/") {
+		phase, here := phases[claimant]
+		if phase == Waiting {
+			continue // see letGo
+		}
+		p.taken = true
+		if here || !strings.HasPrefix(claimant, p.Cluster+"/") {
 			continue
 		}
-		p.busy = true
 		p.do(Step{Kind: Bury, Run: active.Run, Fence: active.Fence, Outcome: Deleted})
 	}
 }
@@ -439,12 +456,23 @@ func (p *planner) revive() {
 		}
 		run := redislock.Run{Series: record.Series, Tick: record.Tick}
 		if record.State == redislock.TickClaimed && !p.Terms.Rerun {
+			if p.undecided(record) {
+				continue
+			}
 			p.do(Step{Kind: Forfeit, Run: run, Fence: record.Fence, Outcome: Lost, CronJob: p.cronJob(record.Series), Reason: ReasonLost,
 				Message: fmt.Sprintf("the runner of tick %s was lost; with lostTicks Skip it is not run again", record.Tick.Format(time.RFC3339))})
 			continue
 		}
 		p.makeUp(record.Series, record.Tick, ReasonRerun, "its runner was lost before it ended")
 	}
+}
+
+// undecided says that the Job which had a claim is here and does not wait: how it
+// ended, or will, is still to be recorded, and says more than that it was lost.
+func (p *planner) undecided(record redislock.TickRecord) bool {
+	return slices.ContainsFunc(p.Jobs, func(j *Job) bool {
+		return j.Fence == record.Fence && j.Phase != Waiting && (hasFinalizer(j.Job) || j.Phase != Ended)
+	})
 }
 
 func (p *planner) cronJob(series string) *batchv1.CronJob {
@@ -493,7 +521,7 @@ func (p *planner) missed() {
 			continue
 		}
 		p.Unclaimed = append(p.Unclaimed, Unclaimed{c, tick})
-		if !p.Terms.RunLatest || p.here(series, tick) {
+		if !p.Terms.RunLatest || p.here(series, tick) || p.Runs.Now.Sub(tick) > Retention {
 			continue
 		}
 		if last := c.Status.LastScheduleTime; last != nil && !last.Time.Before(tick) {
@@ -527,6 +555,7 @@ func (p *planner) letGo(candidates []*Job) {
 		active, ok := p.claims[Claimant(p.Cluster, job.Job)]
 		return active, ok
 	}
+	p.busy = p.taken
 	for _, job := range p.waiting {
 		if active, ok := unresolved(job); ok {
 			p.busy = true
@@ -537,9 +566,9 @@ func (p *planner) letGo(candidates []*Job) {
 	}
 	started := false
 	for _, job := range candidates {
-		if tick := job.Run.Tick; tick.After(p.Now.Add(time.Minute)) {
-			p.Waits[job.UID] = fmt.Sprintf("its tick, %s, is still to come", tick.Format(time.RFC3339))
-			p.again(tick)
+		if p.toCome(job) {
+			p.Waits[job.UID] = fmt.Sprintf("its tick, %s, is still to come", job.Run.Tick.Format(time.RFC3339))
+			p.again(job.Run.Tick)
 			continue
 		}
 		p.Compete = true
@@ -552,7 +581,7 @@ func (p *planner) letGo(candidates []*Job) {
 		case p.Now.Before(p.Hold.QuietUntil):
 			p.Waits[job.UID] = fmt.Sprintf("an earlier operator of this cluster may still be alive: nothing new starts before %s", p.Hold.QuietUntil.UTC().Format(time.RFC3339))
 			p.again(p.Hold.QuietUntil)
-		case p.Terms.Exclusive && (started || p.busy && !mine):
+		case p.Terms.Exclusive && (started || p.taken || p.busy && !mine):
 			p.Waits[job.UID] = "another guarded Job of this cluster has the lock; Jobs go in the order of their creation"
 		case p.Terms.Exclusive && p.Served == p.Hold.Fence && !mine:
 			p.Waits[job.UID] = "the lock is given back after each run, and is to be taken again"
@@ -577,7 +606,7 @@ func (p *planner) blocked(job *Job) bool {
 
 // yield gives the lock back when it has served its purpose.
 func (p *planner) yield() {
-	if !p.Hold.Held || p.busy {
+	if !p.Hold.Held || p.taken || p.busy {
 		return
 	}
 	if p.Now.Before(p.Hold.QuietUntil) {

@@ -89,7 +89,7 @@ func phase(job *batchv1.Job) Phase {
 		return Running
 	case job.Status.Active > 0 || ptr.Deref(job.Status.Terminating, 0) > 0:
 		return Stopping
-	case job.Annotations[v1alpha1.RunAnnotation] != "" && condition(job, batchv1.JobSuspended) == nil:
+	case (job.Annotations[v1alpha1.RunAnnotation] != "" || job.Status.StartTime != nil) && condition(job, batchv1.JobSuspended) == nil:
 		// The Job controller has not taken in the suspension, so its numbers say nothing.
 		return Stopping
 	}

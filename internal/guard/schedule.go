@@ -21,11 +21,12 @@ func LatestTick(c *batchv1.CronJob, now time.Time) time.Time {
 		return time.Time{}
 	}
 	schedule, err := cron.ParseStandard(fmt.Sprintf("TZ=%s %s", *c.Spec.TimeZone, c.Spec.Schedule))
-	if err != nil {
-		return time.Time{}
+	if _, fixed := schedule.(*cron.SpecSchedule); err != nil || !fixed {
+		return time.Time{} // "@every" counts from when it is asked
 	}
-	// Backwards by windows that grow: whatever the schedule, few steps find it.
-	for back := 2 * time.Minute; back < 2*366*24*time.Hour; back *= 8 {
+	// Backwards by windows that grow, to one of four years and more: whatever the
+	// schedule, few steps find it.
+	for back := 2 * time.Minute; back < 16*366*24*time.Hour; back *= 8 {
 		from := now.Add(-back)
 		var latest time.Time
 		for t := schedule.Next(from); !t.IsZero() && !t.After(now); t = schedule.Next(t) {
