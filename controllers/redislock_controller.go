@@ -180,10 +180,10 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 	if g == nil {
 		return ctrl.Result{RequeueAfter: again}, err
 	}
-	if deleting && err == nil {
-		done, err := r.finalize(ctx, g)
-		if done || err != nil {
-			return ctrl.Result{}, err
+	if deleting {
+		done, failed := r.finalize(ctx, g, err)
+		if done || failed != nil {
+			return ctrl.Result{}, failed
 		}
 	}
 	if wait := g.next(); wait > 0 && (again == 0 || wait < again) {
@@ -377,8 +377,9 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 
 // finalize lets the object go when nothing runs under the lock any more and it has
 // been given back. Redis may delay that by one expiry at most: by then the lease has
-// lapsed. It answers false while the object has to stay.
-func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding) (bool, error) {
+// lapsed. err is why the guard could not do all that it had to. It answers false while
+// the object has to stay.
+func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding, err error) (bool, error) {
 	lock, object := g.lock, g.object()
 	if g.plan.Active > 0 {
 		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("this object stays until the guarded Jobs that run have ended: %d", g.plan.Active)}
@@ -386,8 +387,7 @@ func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding) (bool, 
 	}
 	lapses := lock.DeletionTimestamp.Add(lease(lock) + lockDelay(lock))
 	left := time.Until(lapses)
-	var err error
-	if g.problem == nil {
+	if g.problem == nil && err == nil {
 		// While it is held something may run under it: the guard gives it back.
 		if o := g.running.Observe(); o.Held || !o.Known && left > 0 {
 			g.problem = &problem{v1alpha1.ReasonDeleting, cmp.Or(g.kept, "the lock is being given back")}
