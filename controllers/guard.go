@@ -74,6 +74,28 @@ func terms(lock *v1alpha1.RedisLock) guard.Terms {
 
 // see gathers what there is and decides.
 func (g *guarding) see(ctx context.Context) error {
+	if err := g.list(ctx); err != nil {
+		return err
+	}
+	var runs *redislock.Runs
+	if g.lockClient != nil && g.needsRuns() {
+		bounded, cancel := context.WithTimeout(ctx, runsTimeout)
+		defer cancel()
+		asking, done := g.untilLost(bounded)
+		if read, err := g.lockClient.Runs(asking, g.key); err == nil {
+			runs = &read
+			measureLastSuccess(g.object(), read.LastSuccess)
+		} else {
+			ctrl.LoggerFrom(ctx).V(1).Info("Reading the runs", "error", err.Error())
+		}
+		done()
+	}
+	g.decide(runs)
+	return nil
+}
+
+// list reads the Jobs and CronJobs.
+func (g *guarding) list(ctx context.Context) error {
 	var err error
 	if g.cronJobs, err = g.listCronJobs(ctx, g.lock.Namespace, g.lock.Name); err != nil {
 		return err
@@ -86,36 +108,54 @@ func (g *guarding) see(ctx context.Context) error {
 	for _, job := range jobs {
 		g.jobs = append(g.jobs, guard.NewJob(job, g.cronJobs))
 	}
-	in := guard.Input{
-		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
-		Served: g.served.of(g.object()), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time,
-	}
-	if g.lockClient != nil && g.needsRuns(in.Hold) {
-		ctx, cancel := context.WithTimeout(ctx, runsTimeout)
-		defer cancel()
-		if runs, err := g.lockClient.Runs(ctx, g.key); err == nil {
-			in.Runs = &runs
-			measureLastSuccess(g.object(), runs.LastSuccess)
-		} else {
-			ctrl.LoggerFrom(ctx).V(1).Info("Reading the runs", "error", err.Error())
-		}
-	}
-	g.plan = guard.Decide(in)
 	return nil
+}
+
+// decide makes the plan. How the lock is held is asked last, for reading the runs may
+// have taken longer than what was left of the lease.
+func (g *guarding) decide(runs *redislock.Runs) {
+	g.plan = guard.Decide(guard.Input{
+		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
+		Served: g.served.of(g.object()), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time, Runs: runs,
+	})
+}
+
+// stop stops the Jobs that run without a hold behind them, and asks Redis nothing: it
+// may be why the lease was lost, and then answers nobody.
+func (g *guarding) stop(ctx context.Context) error {
+	if err := g.list(ctx); err != nil {
+		return err
+	}
+	g.decide(nil)
+	g.plan.Steps = slices.DeleteFunc(g.plan.Steps, func(s guard.Step) bool { return s.Kind != guard.Stop })
+	_, err := g.act(ctx)
+	return err
+}
+
+// untilLost is ctx for a question to Redis: it ends with the grant that is held, for
+// what waits for an answer then keeps Jobs from being stopped.
+func (g *guarding) untilLost(ctx context.Context) (context.Context, func()) {
+	if g.running == nil {
+		return ctx, func() {}
+	}
+	grant := g.running.Grant()
+	if grant == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(grant.Context(), cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 func (g *guarding) object() types.NamespacedName {
 	return types.NamespacedName{Namespace: g.lock.Namespace, Name: g.lock.Name}
 }
 
-// needsRuns: a lock that guards nothing costs Redis nothing but its lease. Where Jobs
-// run on without the lock they are stopped first, and Redis is asked then: it may be
-// why the lock is lost, and hang.
-func (g *guarding) needsRuns(hold guard.Hold) bool {
-	unbacked := hold.Known && !hold.Held
-	if unbacked && slices.ContainsFunc(g.jobs, func(j *guard.Job) bool { return j.Phase == guard.Running }) {
-		return false
-	}
+// needsRuns: a lock that guards nothing costs Redis nothing but its lease.
+func (g *guarding) needsRuns() bool {
 	return len(g.jobs) > 0 || len(g.cronJobs) > 0 || g.terms.Exclusive || !g.admit || g.giveUp
 }
 

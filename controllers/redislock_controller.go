@@ -201,10 +201,17 @@ func (r *RedisLockReconciler) guard(ctx context.Context, lock *v1alpha1.RedisLoc
 	spec, p := r.spec(lock)
 	g.problem, g.lockClient = p, spec.Client
 
+	g.running = r.Campaigns.Get(object, lock.UID)
+	if err := g.stop(ctx); err != nil {
+		return nil, 0, err
+	}
+
 	drained, err := r.drained(ctx, lock)
 	if err != nil {
 		return nil, 0, err
 	}
+	asking, done := g.untilLost(ctx)
+	defer done()
 	var place standing
 	switch {
 	case !lock.DeletionTimestamp.IsZero():
@@ -214,16 +221,15 @@ func (r *RedisLockReconciler) guard(ctx context.Context, lock *v1alpha1.RedisLoc
 		place.aside = campaign.Aside{Reason: v1alpha1.ReasonPaused, Message: drained}
 		g.admit, g.notAdmitted = false, drained
 		if p == nil {
-			r.withdraw(ctx, lock, spec.Client, spec.Key)
+			r.withdraw(asking, lock, spec.Client, spec.Key)
 		}
 	case p == nil:
-		place = r.preference(ctx, lock, spec.Client, spec.Key)
+		place = r.preference(asking, lock, spec.Client, spec.Key)
 		if place.giveUp {
 			g.admit, g.notAdmitted = false, "the lock goes back to a preferred cluster as soon as nothing runs here"
 		}
 	}
 	g.giveUp = place.giveUp
-	g.running = r.Campaigns.Get(object, lock.UID)
 	changed := true
 	for round := 0; changed && round < guardRounds; round++ {
 		if err := g.see(ctx); err != nil {
