@@ -110,6 +110,10 @@ bench: redis ## Measure the lock beside its peers, in one run (BENCH_ARGS).
 	$(GO) -C test/bench test -run='^$$' -bench=. -benchmem -benchtime=2000x -count=6 $(BENCH_ARGS) ./... | tee bin/bench.txt
 	$(TOOL) benchstat -row .name -col /lock bin/bench.txt
 
+.PHONY: bench-guard
+bench-guard: redis controlplane ## Measure the guard: start of a Job, a long queue, API requests (BENCH_ARGS: -starts, -queued, -locks).
+	$(GO) run ./test/guardbench $(BENCH_ARGS)
+
 .PHONY: redis
 redis: ## Install redis-server where it is missing.
 	@hack/ensure-redis.sh
@@ -144,18 +148,19 @@ install: ## Install the CRD and the policies, which is what an operator needs th
 
 .PHONY: uninstall
 uninstall: ## Remove the CRD and with it all RedisLocks, and the policies; the operator has to be running to release the locks.
-	@KUBECTL='$(KUBECTL)' hack/no-guarded-cronjobs.sh
+	@KUBECTL='$(KUBECTL)' hack/nothing-guarded.sh
 	$(KUSTOMIZE) build config/install | $(KUBECTL) delete --ignore-not-found -f -
 
 .PHONY: deploy
-deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=...
+deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=... (WITHOUT_MUTATING=1 before Kubernetes 1.36).
 	@: $${CLUSTER_NAME:?give this cluster a name, different from those of the other clusters: make deploy CLUSTER_NAME=blue}
 	@hack/overlay.sh bin/overlay '$(IMG_NAME)' '$(IMG_TAG)' "$$CLUSTER_NAME"
 	$(KUSTOMIZE) build bin/overlay | $(KUBECTL) apply --server-side -f -
 
 .PHONY: undeploy
-undeploy: ## Delete all RedisLocks, wait until they are released, and remove the operator.
-	@KUBECTL='$(KUBECTL)' hack/no-guarded-cronjobs.sh
+undeploy: ## Delete all RedisLocks, wait until they are released, and remove the operator (FORCE=1: although guarded CronJobs are there).
+	@KUBECTL='$(KUBECTL)' hack/nothing-guarded.sh
 	@if $(KUBECTL) get crd redislocks.redislock.io >/dev/null 2>&1; then \
 		$(KUBECTL) delete redislocks.redislock.io --all --all-namespaces --timeout=2m; fi
-	$(KUSTOMIZE) build config/default | $(KUBECTL) delete --ignore-not-found -f -
+	@hack/overlay.sh bin/overlay-undeploy '$(IMG_NAME)' '$(IMG_TAG)' ''
+	$(KUSTOMIZE) build bin/overlay-undeploy | $(KUBECTL) delete --ignore-not-found -f -

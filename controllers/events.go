@@ -51,7 +51,7 @@ func eventsOf(before, after v1alpha1.RedisLockStatus) []Event {
 	var list []Event
 	acquired := meta.FindStatusCondition(after.Conditions, string(v1alpha1.ConditionAcquired))
 	switch {
-	case before.State != v1alpha1.StateAcquired && after.State == v1alpha1.StateAcquired:
+	case before.State != v1alpha1.StateAcquired && after.State == v1alpha1.StateAcquired, regained(before, after):
 		list = append(list, Event{corev1.EventTypeNormal, EventAcquired, ActionCompete, acquired.Message})
 	case before.State == v1alpha1.StateAcquired && after.State == v1alpha1.StateFree:
 		event := Event{corev1.EventTypeWarning, EventLost, ActionCompete, acquired.Message}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -25,6 +26,9 @@ const (
 	// while Jobs stand by for them, and pollTicks how often while there are CronJobs.
 	pollWaiting = 2 * time.Second
 	pollTicks   = 15 * time.Second
+	// runsTimeout bounds a look at the runs in Redis: a store that hangs must not hold
+	// up the locks of others.
+	runsTimeout = 2 * time.Second
 	// requestTimeout bounds a patch that lets a Job go.
 	requestTimeout = 10 * time.Second
 	// leastWindow is the shortest time for which letting a Job go is worth it.
@@ -50,6 +54,8 @@ type guarding struct {
 	cronJobs []*batchv1.CronJob
 	jobs     []*guard.Job
 	plan     guard.Plan
+	// kept is why the lock could not be given back; "" where nothing is in the way.
+	kept string
 }
 
 // terms are what the spec says about guarded Jobs.
@@ -68,6 +74,28 @@ func terms(lock *v1alpha1.RedisLock) guard.Terms {
 
 // see gathers what there is and decides.
 func (g *guarding) see(ctx context.Context) error {
+	if err := g.list(ctx); err != nil {
+		return err
+	}
+	var runs *redislock.Runs
+	if g.lockClient != nil && g.needsRuns() {
+		bounded, cancel := context.WithTimeout(ctx, runsTimeout)
+		defer cancel()
+		asking, done := g.untilLost(bounded)
+		if read, err := g.lockClient.Runs(asking, g.key); err == nil {
+			runs = &read
+			measureLastSuccess(g.object(), read.LastSuccess)
+		} else {
+			ctrl.LoggerFrom(ctx).V(1).Info("Reading the runs", "error", err.Error())
+		}
+		done()
+	}
+	g.decide(runs)
+	return nil
+}
+
+// list reads the Jobs and CronJobs.
+func (g *guarding) list(ctx context.Context) error {
 	var err error
 	if g.cronJobs, err = g.listCronJobs(ctx, g.lock.Namespace, g.lock.Name); err != nil {
 		return err
@@ -80,20 +108,46 @@ func (g *guarding) see(ctx context.Context) error {
 	for _, job := range jobs {
 		g.jobs = append(g.jobs, guard.NewJob(job, g.cronJobs))
 	}
-	in := guard.Input{
-		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
-		Served: g.served.of(g.object()), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time,
-	}
-	if g.lockClient != nil && g.needsRuns() {
-		if runs, err := g.lockClient.Runs(ctx, g.key); err == nil {
-			in.Runs = &runs
-			measureLastSuccess(g.object(), runs.LastSuccess)
-		} else {
-			ctrl.LoggerFrom(ctx).V(1).Info("Reading the runs", "error", err.Error())
-		}
-	}
-	g.plan = guard.Decide(in)
 	return nil
+}
+
+// decide makes the plan. How the lock is held is asked last, for reading the runs may
+// have taken longer than what was left of the lease.
+func (g *guarding) decide(runs *redislock.Runs) {
+	g.plan = guard.Decide(guard.Input{
+		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
+		Served: g.served.of(g.object()), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time, Runs: runs,
+	})
+}
+
+// stop stops the Jobs that run without a hold behind them, and asks Redis nothing: it
+// may be why the lease was lost, and then answers nobody.
+func (g *guarding) stop(ctx context.Context) error {
+	if err := g.list(ctx); err != nil {
+		return err
+	}
+	g.decide(nil)
+	g.plan.Steps = slices.DeleteFunc(g.plan.Steps, func(s guard.Step) bool { return s.Kind != guard.Stop })
+	_, err := g.act(ctx)
+	return err
+}
+
+// untilLost is ctx for a question to Redis: it ends with the grant that is held, for
+// what waits for an answer then keeps Jobs from being stopped.
+func (g *guarding) untilLost(ctx context.Context) (context.Context, func()) {
+	if g.running == nil {
+		return ctx, func() {}
+	}
+	grant := g.running.Grant()
+	if grant == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(grant.Context(), cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 func (g *guarding) object() types.NamespacedName {
@@ -125,7 +179,8 @@ func (g *guarding) hold() guard.Hold {
 	}
 	window := g.terms.Watchdog
 	if maxHold := g.lock.Spec.MaxHold; maxHold != nil && window > 0 {
-		window = min(window, time.Until(o.AcquiredAt.Add(maxHold.Duration))-g.longestCoverBeyond())
+		// A second less, for AcquiredAt is of Redis' clock.
+		window = min(window, time.Until(o.AcquiredAt.Add(maxHold.Duration))-g.longestGrace()-time.Second)
 	}
 	return guard.Hold{
 		Known: true, Held: true, Fence: grant.Fence(), QuietUntil: o.QuietUntil, Window: window,
@@ -133,13 +188,29 @@ func (g *guarding) hold() guard.Hold {
 	}
 }
 
-// longestCoverBeyond is what the key must outlive the longest deadline of the Jobs by.
-func (g *guarding) longestCoverBeyond() time.Duration {
+// longestGrace is the longest time that a Job of this lock may need beyond its deadline.
+func (g *guarding) longestGrace() time.Duration {
 	var longest time.Duration
 	for _, job := range g.jobs {
 		longest = max(longest, guard.Cover(job.Job, time.Nanosecond))
 	}
+	for _, c := range g.cronJobs {
+		longest = max(longest, guard.Cover(&batchv1.Job{Spec: c.Spec.JobTemplate.Spec}, time.Nanosecond))
+	}
 	return longest
+}
+
+// quarantine is how long a Job may run on of which a Redis that lost its data knows
+// nothing any more: its operator loses the lease, and its pods take their grace; or
+// its operator is dead, and its watchdog ends it.
+func (g *guarding) quarantine() time.Duration {
+	if grace := g.longestGrace(); grace > 0 {
+		return lease(g.lock) + g.terms.Watchdog + grace
+	}
+	if g.terms.Exclusive {
+		return lease(g.lock) + guard.Cover(&batchv1.Job{}, g.terms.Watchdog)
+	}
+	return 0
 }
 
 // act carries out the plan. It returns whether anything was changed, so that another

@@ -28,6 +28,18 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 	if grant == nil {
 		return false, nil
 	}
+	if g.terms.Exclusive && g.running.Observe().Adopted && g.served.of(g.object()) != grant.Fence() {
+		// The process before us may have recorded the end of a Job that somebody deleted,
+		// and whose pods are still ending.
+		live, err := g.livePods(ctx, client.MatchingLabels{v1alpha1.LockLabel: g.lock.Name})
+		if err != nil {
+			return false, err
+		}
+		if live != "" {
+			g.soon(time.Second)
+			return false, nil
+		}
+	}
 	hold := g.hold()
 	claim, err := grant.Claim(ctx, fault.Claim(redislock.ClaimRequest{
 		Run: job.Run, Claimant: guard.Claimant(g.ClusterUID, job.Job), Rerun: g.terms.Rerun, Shared: !g.terms.Exclusive,

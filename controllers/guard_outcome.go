@@ -34,15 +34,17 @@ func (g *guarding) recordOutcome(ctx context.Context, step *guard.Step) error {
 
 // finish ends a run in Redis. A crash behind it repeats it, which changes nothing.
 func (g *guarding) finish(ctx context.Context, step *guard.Step) error {
+	asking, done := g.untilLost(ctx)
+	defer done()
 	var first bool
 	if step.Kind == guard.Reopen {
-		result, err := g.lockClient.ReopenRun(ctx, g.key, step.Run, step.Fence)
+		result, err := g.lockClient.ReopenRun(asking, g.key, step.Run, step.Fence)
 		if err != nil {
 			return err
 		}
 		first = result == redislock.Reopened
 	} else {
-		result, err := g.lockClient.FinishRun(ctx, g.key, step.Run, step.Fence, string(step.Outcome), step.Outcome == guard.Complete)
+		result, err := g.lockClient.FinishRun(asking, g.key, step.Run, step.Fence, string(step.Outcome), step.Outcome == guard.Complete)
 		if err != nil {
 			return err
 		}
@@ -83,7 +85,9 @@ func (g *guarding) voidClaim(ctx context.Context, step *guard.Step) error {
 		return err
 	}
 	fault.Point("voided")
-	_, err := g.lockClient.ReopenRun(ctx, g.key, step.Run, step.Fence)
+	asking, done := g.untilLost(ctx)
+	defer done()
+	_, err := g.lockClient.ReopenRun(asking, g.key, step.Run, step.Fence)
 	return err
 }
 

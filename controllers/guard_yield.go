@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ func (g *guarding) yield(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	if live != "" {
-		ctrl.LoggerFrom(ctx).V(1).Info("The lock is not given back while a pod lives", "pod", live)
+		g.kept = fmt.Sprintf("the lock is given back when pod %s, which is labelled as guarded by it, has ended", live)
 		g.soon(time.Second)
 		return false, nil
 	}

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -162,9 +163,7 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 		if client.IgnoreNotFound(err) != nil {
 			return ctrl.Result{}, err
 		}
-		// The finalizer was taken away by force: give back what we may hold.
-		r.forget(req.NamespacedName)
-		return ctrl.Result{}, errors.Join(r.Campaigns.Release(ctx, req.NamespacedName), r.orphans(ctx, req.NamespacedName))
+		return r.orphans(ctx, req.NamespacedName)
 	}
 	deleting := !lock.DeletionTimestamp.IsZero()
 	if deleting && !controllerutil.ContainsFinalizer(lock, v1alpha1.ReleaseFinalizer) {
@@ -181,10 +180,10 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 	if g == nil {
 		return ctrl.Result{RequeueAfter: again}, err
 	}
-	if deleting && err == nil {
-		done, err := r.finalize(ctx, g)
-		if done || err != nil {
-			return ctrl.Result{}, err
+	if deleting {
+		done, failed := r.finalize(ctx, g, err)
+		if done || failed != nil {
+			return ctrl.Result{}, failed
 		}
 	}
 	if wait := g.next(); wait > 0 && (again == 0 || wait < again) {
@@ -202,10 +201,17 @@ func (r *RedisLockReconciler) guard(ctx context.Context, lock *v1alpha1.RedisLoc
 	spec, p := r.spec(lock)
 	g.problem, g.lockClient = p, spec.Client
 
+	g.running = r.Campaigns.Get(object, lock.UID)
+	if err := g.stop(ctx); err != nil {
+		return nil, 0, err
+	}
+
 	drained, err := r.drained(ctx, lock)
 	if err != nil {
 		return nil, 0, err
 	}
+	asking, done := g.untilLost(ctx)
+	defer done()
 	var place standing
 	switch {
 	case !lock.DeletionTimestamp.IsZero():
@@ -215,19 +221,22 @@ func (r *RedisLockReconciler) guard(ctx context.Context, lock *v1alpha1.RedisLoc
 		place.aside = campaign.Aside{Reason: v1alpha1.ReasonPaused, Message: drained}
 		g.admit, g.notAdmitted = false, drained
 		if p == nil {
-			r.withdraw(ctx, lock, spec.Client, spec.Key)
+			r.withdraw(asking, lock, spec.Client, spec.Key)
 		}
 	case p == nil:
-		place = r.preference(ctx, lock, spec.Client, spec.Key)
+		place = r.preference(asking, lock, spec.Client, spec.Key)
+		if place.giveUp {
+			g.admit, g.notAdmitted = false, "the lock goes back to a preferred cluster as soon as nothing runs here"
+		}
 	}
 	g.giveUp = place.giveUp
-	g.running = r.Campaigns.Get(object, lock.UID)
 	changed := true
 	for round := 0; changed && round < guardRounds; round++ {
 		if err := g.see(ctx); err != nil {
 			return nil, 0, err
 		}
 		if p == nil {
+			spec.Quarantine = g.quarantine()
 			spec.Aside = place.aside
 			if spec.Aside == (campaign.Aside{}) && g.terms.Exclusive && !g.plan.Compete {
 				spec.Aside = campaign.Aside{Reason: v1alpha1.ReasonIdle, Message: "no guarded Job waits in this cluster, so it does not ask for the lock"}
@@ -247,7 +256,7 @@ func (r *RedisLockReconciler) guard(ctx context.Context, lock *v1alpha1.RedisLoc
 	if changed && err == nil {
 		g.soon(0) // there is more to do, when the others had their turn
 	}
-	if p != nil {
+	if p != nil && g.plan.Active == 0 {
 		// Nothing may be held for an object that may not have it.
 		if err := r.Campaigns.Release(ctx, object); err != nil {
 			ctrl.LoggerFrom(ctx).Info("Giving the lock back; it goes on in the background", "error", err.Error())
@@ -293,16 +302,21 @@ func (g *guarding) view() view {
 	return v
 }
 
-// orphans sees to Jobs whose lock is not there: they stay suspended.
-func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.NamespacedName) error {
+// orphans sees to Jobs whose lock is not there: they stay suspended. Where the lock's
+// finalizer was taken away by force it is given back when nothing of them runs.
+func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.NamespacedName) (ctrl.Result, error) {
 	jobs, err := r.listJobs(ctx, lock.Namespace, lock.Name)
 	if err != nil {
-		return err
+		return ctrl.Result{}, err
 	}
 	var errs []error
+	stopping := false
 	for _, job := range jobs {
 		switch j := guard.NewJob(job, nil); j.Phase {
+		case guard.Stopping:
+			stopping = true
 		case guard.Running:
+			stopping = true
 			errs = append(errs, client.IgnoreNotFound(r.suspend(ctx, job)))
 			r.tell(job, missingLock(job, lock.Name))
 		case guard.Waiting:
@@ -313,7 +327,13 @@ func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.Namespaced
 			errs = append(errs, r.dropFinalizer(ctx, job))
 		}
 	}
-	return errors.Join(errs...)
+	if stopping {
+		return ctrl.Result{RequeueAfter: time.Second}, errors.Join(errs...)
+	}
+	if len(jobs) == 0 {
+		r.forget(lock)
+	}
+	return ctrl.Result{}, errors.Join(append(errs, r.Campaigns.Release(ctx, lock))...)
 }
 
 func (r *RedisLockReconciler) forget(object types.NamespacedName) {
@@ -363,8 +383,9 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 
 // finalize lets the object go when nothing runs under the lock any more and it has
 // been given back. Redis may delay that by one expiry at most: by then the lease has
-// lapsed. It answers false while the object has to stay.
-func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding) (bool, error) {
+// lapsed. err is why the guard could not do all that it had to. It answers false while
+// the object has to stay.
+func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding, err error) (bool, error) {
 	lock, object := g.lock, g.object()
 	if g.plan.Active > 0 {
 		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("this object stays until the guarded Jobs that run have ended: %d", g.plan.Active)}
@@ -372,11 +393,11 @@ func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding) (bool, 
 	}
 	lapses := lock.DeletionTimestamp.Add(lease(lock) + lockDelay(lock))
 	left := time.Until(lapses)
-	var err error
-	if g.problem == nil {
-		if o := g.running.Observe(); left > 0 && (!o.Known || o.Held) {
-			g.problem = &problem{v1alpha1.ReasonDeleting, "the lock is being given back"}
-			g.soon(min(releaseRetry, left))
+	if g.problem == nil && err == nil {
+		// While it is held something may run under it: the guard gives it back.
+		if o := g.running.Observe(); o.Held || !o.Known && left > 0 {
+			g.problem = &problem{v1alpha1.ReasonDeleting, cmp.Or(g.kept, "the lock is being given back")}
+			g.soon(releaseRetry)
 			return false, nil
 		}
 		spec, _ := r.spec(lock)
@@ -429,7 +450,6 @@ func (r *RedisLockReconciler) spec(lock *v1alpha1.RedisLock) (campaign.Spec, *pr
 		Terms: campaign.Terms{
 			Lease: lease(lock), Renew: renewEvery(lock), LockDelay: lockDelay(lock),
 			MinHold: duration(lock.Spec.MinHold, 0), MaxHold: duration(lock.Spec.MaxHold, 0),
-			Quarantine: quarantine(lock),
 		},
 	}, nil
 }
@@ -466,16 +486,6 @@ func renewEvery(lock *v1alpha1.RedisLock) time.Duration {
 }
 
 func lockDelay(lock *v1alpha1.RedisLock) time.Duration { return duration(lock.Spec.LockDelay, 0) }
-
-// quarantine is how long a Job may run on of which a Redis that lost its data knows
-// nothing any more: its operator loses the lease, and its pods take their grace; or
-// its operator is dead, and its watchdog ends it.
-func quarantine(lock *v1alpha1.RedisLock) time.Duration {
-	if lock.Spec.Hold != v1alpha1.HoldOnDemand {
-		return 0
-	}
-	return lease(lock) + guard.Cover(&batchv1.Job{}, duration(lock.Spec.Watchdog, v1alpha1.DefaultWatchdog))
-}
 
 // fingerprint is of what must be the same in all clusters, or they would share a
 // lock on different terms.

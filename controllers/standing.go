@@ -69,6 +69,8 @@ func (r *RedisLockReconciler) preference(ctx context.Context, lock *v1alpha1.Red
 	if mine < len(preferred) {
 		name = r.Config.ClusterName
 	}
+	ctx, cancel := context.WithTimeout(ctx, runsTimeout)
+	defer cancel()
 	there, err := client.Announce(ctx, key, name, lease(lock))
 	if err != nil {
 		ctrl.LoggerFrom(ctx).V(1).Info("Asking which preferred clusters are there", "error", err.Error())
@@ -97,6 +99,8 @@ func (r *RedisLockReconciler) withdraw(ctx context.Context, lock *v1alpha1.Redis
 	if !slices.Contains(lock.Spec.PreferredClusters, r.Config.ClusterName) {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, runsTimeout)
+	defer cancel()
 	if err := client.Withdraw(ctx, key, r.Config.ClusterName); err != nil {
 		ctrl.LoggerFrom(ctx).V(1).Info("Withdrawing", "error", err.Error())
 	}

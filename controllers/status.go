@@ -70,6 +70,9 @@ func (v view) status() v1alpha1.RedisLockStatus {
 		}
 	}
 	transitions := ptr.Deref(before.Transitions, 0)
+	if regained(before, status) {
+		transitions += 2
+	}
 	if (before.State == v1alpha1.StateAcquired) != (status.State == v1alpha1.StateAcquired) {
 		transitions++
 	}
@@ -82,6 +85,12 @@ func (v view) status() v1alpha1.RedisLockStatus {
 		})
 	}
 	return status
+}
+
+// regained says that the lock was lost or given back, and had again, between two
+// looks at it.
+func regained(before, after v1alpha1.RedisLockStatus) bool {
+	return before.State == v1alpha1.StateAcquired && after.State == v1alpha1.StateAcquired && before.FencingToken != after.FencingToken
 }
 
 // blocking are the reasons for which a campaign cannot get on before something is

@@ -3,6 +3,8 @@
 # cluster name, so that deploying changes no file that is in Git.
 #
 #   hack/overlay.sh DIR IMAGE-NAME IMAGE-TAG [CLUSTER-NAME]
+#
+# WITHOUT_MUTATING=1 leaves out what clusters before Kubernetes 1.36 do not know.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,6 +23,12 @@ mkdir -p "$dir"
 		    newName: $name
 		    newTag: "$tag"
 	EOF
+	if [[ -n ${WITHOUT_MUTATING:-} ]]; then
+		cat <<-EOF
+			components:
+			  - $(realpath --relative-to="$dir" config/policies/without-mutating)
+		EOF
+	fi
 	if [[ -n $cluster ]]; then
 		cat <<-EOF
 			configMapGenerator:

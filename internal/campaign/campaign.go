@@ -54,6 +54,12 @@ type Terms struct {
 	Quarantine time.Duration
 }
 
+// grant says whether a grant that was made on other terms is as these want it.
+func (t Terms) grant(other Terms) bool {
+	t.Quarantine = other.Quarantine // counts for the next one
+	return t == other
+}
+
 // Aside is a reason not to compete. Its zero value is none.
 type Aside struct {
 	Reason  v1alpha1.ConditionReason
@@ -249,7 +255,7 @@ func (c *Campaign) run(ctx context.Context) {
 func (c *Campaign) hold(ctx context.Context, spec Spec, lock *redislock.Lock) bool {
 	for {
 		next, changed := c.current()
-		if next.Terms != spec.Terms || next.Identity != spec.Identity || next.Client != spec.Client {
+		if !next.Terms.grant(spec.Terms) || next.Identity != spec.Identity || next.Client != spec.Client {
 			// The lease goes on under the new terms: it is left behind and adopted at once,
 			// by the same process. If that fails the next round finds and adopts it.
 			c.let(nil)

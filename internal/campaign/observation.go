@@ -24,6 +24,8 @@ type Observation struct {
 	Fence uint64
 	// AcquiredAt is when this cluster was granted the lock that it holds.
 	AcquiredAt time.Time
+	// Adopted: it was gone on with from another process of this cluster.
+	Adopted bool
 	// QuietUntil: the lease was taken over from a process of this cluster that may
 	// still be alive, so nothing new may start under it before then.
 	QuietUntil time.Time

@@ -27,7 +27,7 @@ func (c *Campaign) obtain(ctx context.Context, spec Spec, changed <-chan struct{
 		options := append(spec.options(c.Observe().Fence), redislock.OnRefusal(func(refusal error) { c.refused(ctx, spec, refusal) }))
 		lock, err = spec.Client.Acquire(ctx, spec.Key, options...)
 		if err == nil {
-			c.acquired(ctx, spec, lock, time.Time{})
+			c.acquired(ctx, spec, lock, false, time.Time{})
 		}
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errSpecChanged) {
@@ -64,7 +64,7 @@ func (c *Campaign) adopt(ctx context.Context, spec Spec) (*redislock.Lock, error
 		if !info.Stopped && info.Nonce != spec.Client.Nonce() {
 			quiet = time.Now().Add(spec.Lease)
 		}
-		c.acquired(ctx, spec, lock, quiet)
+		c.acquired(ctx, spec, lock, true, quiet)
 		return lock, nil
 	}
 }

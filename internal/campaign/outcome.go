@@ -11,7 +11,7 @@ import (
 )
 
 // acquired takes in a grant: a new one, or one gone on with.
-func (c *Campaign) acquired(ctx context.Context, spec Spec, lock *redislock.Lock, quiet time.Time) {
+func (c *Campaign) acquired(ctx context.Context, spec Spec, lock *redislock.Lock, adopted bool, quiet time.Time) {
 	// The history only tells the time of the grant and who held before; a Redis that
 	// just granted and now hangs must not keep that from being shown.
 	info, err := spec.Client.Inspect(ctx, spec.Key)
@@ -30,7 +30,7 @@ func (c *Campaign) acquired(ctx context.Context, spec Spec, lock *redislock.Lock
 			Held: true, Reason: v1alpha1.ReasonHeldHere,
 			Message:    fmt.Sprintf("this cluster holds the lock with fencing token %d", lock.Fence()),
 			Fence:      max(o.Fence, lock.Fence()),
-			AcquiredAt: at, QuietUntil: quiet, History: orBefore(info.History, o.History),
+			AcquiredAt: at, Adopted: adopted, QuietUntil: quiet, History: orBefore(info.History, o.History),
 			Holder: &Holder{Identity: &spec.Identity, TokenHash: redislock.HashToken(lock.Token()), Fence: lock.Fence(), Since: at, Ours: true},
 		}
 		if !quiet.IsZero() {

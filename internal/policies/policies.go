@@ -122,8 +122,9 @@ func (c *Checker) State() State {
 	return s
 }
 
-// Recheck has the Checker look now, for one who has seen a guarded Job that a policy
-// should have kept from being as it is.
+// Recheck has the Checker look soon, for one who has seen a guarded Job that a policy
+// should have kept from being as it is. However often it is called, there is no more than
+// one look in 2 s.
 func (c *Checker) Recheck() {
 	select {
 	case c.now <- struct{}{}:
@@ -153,14 +154,17 @@ func (c *Checker) ReadyzCheck(*http.Request) error {
 func (c *Checker) Start(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
+			last = time.Now()
+			timer.Reset(c.look(ctx))
 		case <-c.now:
+			timer.Reset(max(0, c.retryEvery-time.Since(last)))
 		}
-		timer.Reset(c.look(ctx))
 	}
 }
 

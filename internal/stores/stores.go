@@ -163,7 +163,7 @@ func (s *Store) build() {
 		s.state.Invalid = err
 		return
 	}
-	client, err := redislock.New(rdb)
+	client, err := redislock.New(rdb, redislock.WithObserver(observer(s.Name)))
 	if err != nil {
 		s.state.Invalid = err
 		return

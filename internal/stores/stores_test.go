@@ -311,7 +311,17 @@ func TestTheRightsInTheManualAreEnough(t *testing.T) {
 		g.Expect(info.History).To(HaveLen(2))
 		adopted, err := store.Client().Adopt(t.Context(), key, info.Value, options...)
 		g.Expect(err).NotTo(HaveOccurred())
+		run := redislock.Run{Series: "ns/cronjob", Tick: time.Now().Truncate(time.Second)}
+		claim, err := adopted.Claim(t.Context(), redislock.ClaimRequest{Run: run, Claimant: "cluster/job", Cover: time.Minute})
+		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(adopted.Release(t.Context())).To(Succeed())
+		g.Expect(store.Client().ReopenRun(t.Context(), key, run, claim.Fence)).To(Equal(redislock.Reopened))
+		g.Expect(store.Client().FinishRun(t.Context(), key, run, claim.Fence, "Complete", true)).To(Equal(redislock.FinishDone))
+		runs, err := store.Client().Runs(t.Context(), key)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(runs.Ticks).To(HaveLen(1))
+		g.Expect(store.Client().Announce(t.Context(), key, "cluster", time.Minute)).To(HaveLen(1))
+		g.Expect(store.Client().Withdraw(t.Context(), key, "cluster")).To(Succeed())
 	}
 	// The connection that is its own, so that go-redis' refusals are not hidden.
 	denied := connectAs(t, server).Do(t.Context(), "ACL", "LOG").String()

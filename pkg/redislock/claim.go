@@ -176,11 +176,22 @@ func (l *Lock) notClaimed(run Run, r reply) error {
 // slot they may stand on two nodes for a moment, and it says TRYAGAIN.
 func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *redis.Script, keys []string, args ...any) (reply, error) {
 	started := c.clock.now()
+	var moving error
 	for {
 		left := timeout - c.clock.now().since(started)
+		if moving != nil && left < tryAgainPause {
+			return nil, moving
+		}
 		r, err := c.run(ctx, left, s, keys, args...)
-		if !redis.HasErrorPrefix(err, "TRYAGAIN") || left <= tryAgainPause {
-			return r, err
+		switch {
+		case err == nil:
+			return r, nil
+		case redis.HasErrorPrefix(err, "TRYAGAIN"):
+			moving = err
+		case moving != nil:
+			return nil, fmt.Errorf("%w (before: %w)", err, moving)
+		default:
+			return nil, err
 		}
 		timer, stop := c.clock.timer(tryAgainPause)
 		select {

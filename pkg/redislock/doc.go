@@ -31,10 +31,18 @@
 // remembers a higher one than Redis waits a whole expiry before it acquires
 // (QuarantineError), since somebody whom Redis forgot may still hold the lock.
 //
+// # Runs
+//
+// Work that must be done once over all holders of a lock, such as a tick of a
+// schedule that every cluster has, is claimed under the lock (Lock.Claim) and
+// recorded when it is over (Client.FinishRun). Each claim has a fencing token of its
+// own. A run that is done is never handed out again; what becomes of one whose
+// holder was lost is the next holder's choice (ClaimRequest.Rerun).
+//
 // # Layout in Redis
 //
 // The lock's key is a plain string with an expiry, as in every lock built on SET NX
 // PX, so that a lock of another library on the same key and one of this package
 // exclude each other. What belongs to a lock beside it stands in the same hash
-// slot: "{key}:fence" and "{key}:history".
+// slot: "{key}:fence", "{key}:history", "{key}:runs" and "{key}:candidates".
 package redislock

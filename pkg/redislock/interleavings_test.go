@@ -355,7 +355,7 @@ func TestInterleaving17BracesThatBreakTheSlotAreRefused(t *testing.T) {
 	locks := map[string]*Lock{}
 	for _, good := range []string{"a{x}", "b{x}", "{x}", "{x}a", "plain", "lock:ns:name"} {
 		locks[good] = mustAcquire(t, c, good, patient(), WithHistory(3))
-		for _, companion := range []string{fenceKey(good), historyKey(good)} {
+		for _, companion := range []string{fenceKey(good), historyKey(good), runsKey(good), candidatesKey(good)} {
 			g.Expect(rdb.ClusterKeySlot(t.Context(), companion).Val()).To(Equal(rdb.ClusterKeySlot(t.Context(), good).Val()))
 			g.Expect(slotOf(companion)).To(BeEquivalentTo(rdb.ClusterKeySlot(t.Context(), good).Val()))
 		}
@@ -365,6 +365,8 @@ func TestInterleaving17BracesThatBreakTheSlotAreRefused(t *testing.T) {
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(info.HighestFence).To(Equal(l.Fence()), "%s shares its counter with no other", name)
 		g.Expect(info.History).To(HaveLen(1))
+		g.Expect(mustClaim(t, l, ClaimRequest{Run: Run{ID: "same"}, Claimant: name}).Kind).To(Equal(ClaimNew), "nor its runs")
+		g.Expect(c.Announce(t.Context(), name, "a", time.Minute)).To(HaveLen(1))
 		g.Expect(l.Release(t.Context())).To(Succeed())
 	}
 }
@@ -399,6 +401,19 @@ func TestInterleaving19AStuckNodeDelaysNeitherItsCallerNorOtherNodes(t *testing.
 		"extend":  func(ctx context.Context) error { return held.Extend(ctx, time.Hour) },
 		"status":  func(ctx context.Context) error { _, err := held.Status(ctx); return err },
 		"force":   func(ctx context.Context) error { _, err := blind.ForceRelease(ctx, key, 1); return err },
+		"claim": func(ctx context.Context) error {
+			_, err := held.Claim(ctx, ClaimRequest{Run: Run{ID: "m"}, Claimant: "c"})
+			return err
+		},
+		"cover": func(ctx context.Context) error { return held.Cover(ctx, time.Hour) },
+		"finish": func(ctx context.Context) error {
+			_, err := blind.FinishRun(ctx, key, Run{ID: "m"}, 1, "", true)
+			return err
+		},
+		"reopen":   func(ctx context.Context) error { _, err := blind.ReopenRun(ctx, key, Run{ID: "m"}, 1); return err },
+		"runs":     func(ctx context.Context) error { _, err := blind.Runs(ctx, key); return err },
+		"announce": func(ctx context.Context) error { _, err := blind.Announce(ctx, key, "a", time.Minute); return err },
+		"withdraw": func(ctx context.Context) error { return blind.Withdraw(ctx, key, "a") },
 	}
 	renewals := p.Count(renewalOf(other))
 	var wg sync.WaitGroup

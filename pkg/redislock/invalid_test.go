@@ -11,6 +11,8 @@ import (
 
 	. "github.com/onsi/gomega"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/test/proxy"
 )
 
 // unreachable is a connection that fails the test when it is used.
@@ -71,6 +73,11 @@ func TestBadKeysAreRefusedBeforeAnythingIsSent(t *testing.T) {
 			"Inspect":           func() error { _, err := c.Inspect(ctx, bad); return err },
 			"ForceRelease":      func() error { _, err := c.ForceRelease(ctx, bad, 1); return err },
 			"ForceReleaseValue": func() error { _, err := c.ForceReleaseValue(ctx, bad, "x"); return err },
+			"FinishRun":         func() error { _, err := c.FinishRun(ctx, bad, Run{ID: "m"}, 1, "", true); return err },
+			"ReopenRun":         func() error { _, err := c.ReopenRun(ctx, bad, Run{ID: "m"}, 1); return err },
+			"Runs":              func() error { _, err := c.Runs(ctx, bad); return err },
+			"Announce":          func() error { _, err := c.Announce(ctx, bad, "a", time.Minute); return err },
+			"Withdraw":          func() error { return c.Withdraw(ctx, bad, "a") },
 		} {
 			g.Expect(call()).To(MatchError(ErrInvalid), "%s of a key that is %s", operation, name)
 		}
@@ -109,12 +116,100 @@ func TestBadOptionsAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		"negative pause":               {WithRetry(1, -1)},
 		"lease beyond all bounds":      {WithLease(math.MaxInt64)},
 		"delay beyond all bounds":      {WithLockDelay(math.MaxInt64)},
+		"negative quarantine":          {WithQuarantine(-1)},
+		"quarantine beyond all bounds": {WithQuarantine(math.MaxInt64)},
 	} {
 		_, err := c.TryAcquire(t.Context(), key, opts...)
 		g.Expect(err).To(MatchError(ErrInvalid), name)
 		_, err = c.Adopt(t.Context(), key, "host#n.1#5", opts...)
 		g.Expect(err).To(MatchError(ErrInvalid), name)
 	}
+}
+
+func TestBadRunsAreRefusedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	server := startRedis(t)
+	p := proxy.Start(t, server.URL())
+	held := mustAcquire(t, dial(t, p.URL()), key, patient())
+	unfenced := mustAcquire(t, dial(t, p.URL()), "lock:b", patient(), WithoutFence())
+	c := newClient(t, unreachable(t))
+	ctx := t.Context()
+	sent := len(p.Requests())
+	tick := time.Unix(1_700_000_000, 0)
+	for name, run := range map[string]Run{
+		"nothing":           {},
+		"tick of no series": {Tick: tick},
+		"ID with a tick":    {ID: "m", Tick: tick},
+		"ID with a series":  {Series: "x", Tick: tick, ID: "m"},
+		"no tick":           {Series: "x"},
+		"half a second":     {Series: "x", Tick: tick.Add(time.Second / 2)},
+		"nanosecond":        {Series: "x", Tick: tick.Add(1)},
+		"epoch":             {Series: "x", Tick: time.Unix(0, 0)},
+		"before the epoch":  {Series: "x", Tick: time.Unix(-5, 0)},
+		"end of time":       {Series: "x", Tick: time.Unix(1<<60, 0)},
+		"space in series":   {Series: "x y", Tick: tick},
+		"tab in series":     {Series: "x\ty", Tick: tick},
+		"nul in series":     {Series: "x\x00", Tick: tick},
+		"overlong series":   {Series: strings.Repeat("x", maxName+1), Tick: tick},
+		"space in ID":       {ID: "m n"},
+		"newline in ID":     {ID: "m\n"},
+		"delete in ID":      {ID: "m\x7f"},
+		"overlong ID":       {ID: strings.Repeat("x", maxName+1)},
+	} {
+		_, err := held.Claim(ctx, ClaimRequest{Run: run, Claimant: "c"})
+		g.Expect(err).To(MatchError(ErrInvalid), "claim: %s", name)
+		_, err = c.FinishRun(ctx, key, run, 1, "", true)
+		g.Expect(err).To(MatchError(ErrInvalid), "finish: %s", name)
+		_, err = c.ReopenRun(ctx, key, run, 1)
+		g.Expect(err).To(MatchError(ErrInvalid), "reopen: %s", name)
+	}
+	fit := Run{ID: "m"}
+	for name, req := range map[string]ClaimRequest{
+		"no claimant":                 {Run: fit},
+		"space in claimant":           {Run: fit, Claimant: "a b"},
+		"newline in claimant":         {Run: fit, Claimant: "a\n"},
+		"overlong claimant":           {Run: fit, Claimant: strings.Repeat("x", maxName+1)},
+		"negative cover":              {Run: fit, Claimant: "c", Cover: -1},
+		"cover beyond all bounds":     {Run: fit, Claimant: "c", Cover: math.MaxInt64},
+		"negative retention":          {Run: fit, Claimant: "c", Retention: -1},
+		"retention beyond all bounds": {Run: fit, Claimant: "c", Retention: math.MaxInt64},
+	} {
+		_, err := held.Claim(ctx, req)
+		g.Expect(err).To(MatchError(ErrInvalid), name)
+	}
+	_, err := unfenced.Claim(ctx, ClaimRequest{Run: fit, Claimant: "c"})
+	g.Expect(err).To(MatchError(ErrInvalid), "nothing names the grant of a lock without a fence")
+	for _, d := range []time.Duration{0, -1, math.MaxInt64} {
+		g.Expect(held.Cover(ctx, d)).To(MatchError(ErrInvalid))
+	}
+	for name, outcome := range map[string]string{"newline": "a\nb", "nul": "\x00", "overlong": strings.Repeat("x", maxName+1)} {
+		_, err := c.FinishRun(ctx, key, fit, 1, outcome, true)
+		g.Expect(err).To(MatchError(ErrInvalid), name)
+	}
+	_, err = c.FinishRun(ctx, key, fit, 0, "", true)
+	g.Expect(err).To(MatchError(ErrInvalid))
+	_, err = c.ReopenRun(ctx, key, fit, 0)
+	g.Expect(err).To(MatchError(ErrInvalid))
+	for name, candidate := range map[string]string{"space": "a b", "newline": "a\n", "overlong": strings.Repeat("x", maxName+1)} {
+		_, err := c.Announce(ctx, key, candidate, time.Minute)
+		g.Expect(err).To(MatchError(ErrInvalid), name)
+		g.Expect(c.Withdraw(ctx, key, candidate)).To(MatchError(ErrInvalid), name)
+	}
+	g.Expect(c.Withdraw(ctx, key, "")).To(MatchError(ErrInvalid))
+	for _, ttl := range []time.Duration{0, -1, math.MaxInt64} {
+		_, err := c.Announce(ctx, key, "a", ttl)
+		g.Expect(err).To(MatchError(ErrInvalid))
+	}
+	g.Expect(p.Requests()).To(HaveLen(sent))
+
+	// The longest that is fit, with all that may stand in a name.
+	long := Run{Series: strings.Repeat("é|~#:\"", maxName/8), Tick: tick}
+	g.Expect(long.validate()).To(Succeed())
+	parsed, ok := parseRun(long.name())
+	g.Expect(ok).To(BeTrue())
+	g.Expect(parsed.Series).To(Equal(long.Series))
+	g.Expect(parsed.Tick.Equal(tick)).To(BeTrue())
 }
 
 func TestAClosedClientSendsNothing(t *testing.T) {
@@ -129,6 +224,11 @@ func TestAClosedClientSendsNothing(t *testing.T) {
 		"Adopt":        func() error { _, err := c.Adopt(ctx, key, "host#n.1#5"); return err },
 		"Inspect":      func() error { _, err := c.Inspect(ctx, key); return err },
 		"ForceRelease": func() error { _, err := c.ForceRelease(ctx, key, 1); return err },
+		"FinishRun":    func() error { _, err := c.FinishRun(ctx, key, Run{ID: "m"}, 1, "", true); return err },
+		"ReopenRun":    func() error { _, err := c.ReopenRun(ctx, key, Run{ID: "m"}, 1); return err },
+		"Runs":         func() error { _, err := c.Runs(ctx, key); return err },
+		"Announce":     func() error { _, err := c.Announce(ctx, key, "a", time.Minute); return err },
+		"Withdraw":     func() error { return c.Withdraw(ctx, key, "a") },
 	} {
 		g.Expect(call()).To(MatchError(ErrClosed), operation)
 	}

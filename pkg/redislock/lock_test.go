@@ -381,3 +381,106 @@ func TestContextCarriesTheCallersValuesButNotItsEnd(t *testing.T) {
 	g.Expect(l.Context().Err()).To(MatchError(context.Canceled))
 	g.Expect(fmt.Sprint(l.Err())).To(Equal(ErrReleased.Error()))
 }
+
+func TestReleaseStoppedGivesBackWhatWasLost(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		standing func(l *Lock) string // what stands at the key by then
+		after    func(l *Lock) string
+	}{
+		"its token":       {(*Lock).Token, func(*Lock) string { return "" }},
+		"nothing":         {func(*Lock) string { return "" }, func(*Lock) string { return "" }},
+		"another's token": {func(*Lock) string { return "host#0a.1#7" }, func(*Lock) string { return "host#0a.1#7" }},
+		"its tombstone":   {func(l *Lock) string { return tombstone + l.Token() }, func(l *Lock) string { return tombstone + l.Token() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := within(t)
+			server := startRedis(t)
+			rdb := connect(t, server.URL())
+			clk := &bentClock{}
+			c := newClient(t, connect(t, server.URL()), withClock(clk))
+			l := mustAcquire(t, c, key, lapsing(5*time.Minute), WithLockDelay(5*time.Minute))
+			clk.pass(5 * time.Minute)
+			g.Expect(l.Release(t.Context())).To(MatchError(ErrLost))
+			g.Expect(value(t, rdb, key)).To(Equal(l.Token()), "Release has no proof")
+			if standing := test.standing(l); standing != l.Token() {
+				g.Expect(rdb.Del(t.Context(), key).Err()).To(Succeed())
+				if standing != "" {
+					g.Expect(rdb.Set(t.Context(), key, standing, time.Minute).Err()).To(Succeed())
+				}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			for range 2 {
+				g.Expect(l.ReleaseStopped(ctx)).To(Succeed())
+				g.Expect(value(t, rdb, key)).To(Equal(test.after(l)))
+			}
+			g.Expect(l.Err()).To(MatchError(ErrLost))
+		})
+	}
+}
+
+func TestReleaseStoppedKeepsAMinimumHold(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	clk := &bentClock{}
+	c := newClient(t, connect(t, server.URL()), withClock(clk))
+	l := mustAcquire(t, c, key, lapsing(5*time.Minute), WithMinHold(20*time.Minute))
+	clk.pass(5 * time.Minute)
+	g.Expect(l.ReleaseStopped(t.Context())).To(Succeed())
+	rdb := connect(t, server.URL())
+	g.Expect(value(t, rdb, key)).To(Equal(tombstone + l.Token()))
+	g.Expect(rdb.PTTL(t.Context(), key).Val()).To(about(15 * time.Minute))
+}
+
+func TestReleaseStoppedOfALockThatIsNotLost(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	rdb := connect(t, server.URL())
+	p := proxy.Start(t, server.URL())
+	c := dial(t, p.URL())
+	l := mustAcquire(t, c, key, patient())
+	g.Expect(l.ReleaseStopped(t.Context())).To(Succeed())
+	g.Expect(l.Err()).To(MatchError(ErrReleased))
+	g.Expect(value(t, rdb, key)).To(BeEmpty())
+	g.Expect(l.ReleaseStopped(t.Context())).To(Succeed())
+	g.Expect(p.Count(releaseOf(key))).To(BeNumerically("<=", 2), "once, or twice where the script was unknown")
+
+	// Somebody took it away, and this process had not noticed.
+	l = mustAcquire(t, c, key, patient())
+	g.Expect(rdb.Set(t.Context(), key, "theirs", time.Minute).Err()).To(Succeed())
+	g.Expect(l.ReleaseStopped(t.Context())).To(Succeed())
+	g.Expect(value(t, rdb, key)).To(Equal("theirs"))
+	g.Expect(rdb.Del(t.Context(), key).Err()).To(Succeed())
+
+	// What was left to another process is not taken from it.
+	l = mustAcquire(t, c, key, patient())
+	token, err := l.Detach(t.Context())
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(l.ReleaseStopped(t.Context())).To(Succeed())
+	g.Expect(value(t, rdb, key)).To(Equal(token))
+
+	l = mustAcquire(t, c, "lock:b", patient())
+	g.Expect(c.Close(t.Context())).To(Succeed())
+	g.Expect(l.ReleaseStopped(t.Context())).To(MatchError(ErrClosed))
+	g.Expect(value(t, rdb, "lock:b")).To(Equal(l.Token()))
+}
+
+func TestReleaseStoppedSaysThatRedisDidNotAnswer(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	p := proxy.Start(t, server.URL())
+	clk := &bentClock{}
+	c := newClient(t, connect(t, p.URL()), withClock(clk))
+	l := mustAcquire(t, c, key, lapsing(4*time.Second), WithLockDelay(time.Hour))
+	clk.pass(4 * time.Second)
+	lost := p.Hold(releaseOf(key))
+	g.Expect(l.ReleaseStopped(t.Context())).To(MatchError(ContainSubstring("no answer")))
+	<-lost.Arrived
+	g.Expect(l.ReleaseStopped(t.Context())).To(Succeed())
+	g.Expect(value(t, connect(t, server.URL()), key)).To(BeEmpty())
+}

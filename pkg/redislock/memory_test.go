@@ -1,6 +1,7 @@
 package redislock
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -92,6 +93,35 @@ func TestStepsOfTheServersClockAreNoticed(t *testing.T) {
 			g.Expect(steps).To(Equal(test.steps))
 			g.Expect(step).To(BeNumerically("~", test.expected, 2*time.Millisecond))
 			g.Expect(s.micros(at(time.Hour))).To(Equal((epoch + time.Hour + test.second).Microseconds()), "the last reply counts")
+		})
+	}
+}
+
+func TestAQuarantineCanBeMadeLongerAndNotShorter(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ asked, expected time.Duration }{
+		"longer":  {time.Hour, time.Hour},
+		"shorter": {time.Minute, 6 * time.Minute},
+		"none":    {0, 6 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := within(t)
+			clk := &bentClock{}
+			c := newClient(t, connect(t, startRedis(t).URL()), withClock(clk))
+			opts := []LockOption{
+				WithLease(5 * time.Minute), WithLockDelay(time.Minute), WithQuarantine(test.asked),
+				WithSeen(uint64(time.Now().Add(time.Minute).UnixMicro())),
+			}
+			for _, left := range []time.Duration{test.expected, time.Second} {
+				_, err := c.TryAcquire(t.Context(), key, opts...)
+				var quarantine *QuarantineError
+				g.Expect(errors.As(err, &quarantine)).To(BeTrue(), "%v", err)
+				g.Expect(quarantine.Remaining).To(BeNumerically("<=", left))
+				g.Expect(quarantine.Remaining).To(BeNumerically(">", left*9/10-time.Second))
+				clk.pass(test.expected - time.Second)
+			}
+			mustAcquire(t, c, key, opts...)
 		})
 	}
 }

@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"testing"
@@ -201,4 +202,72 @@ func startCluster(t *testing.T, g *WithT, n int) ([]*redisserver.Server, *redis.
 	})
 	t.Cleanup(func() { _ = cluster.Close() })
 	return nodes, cluster
+}
+
+type observation struct {
+	key  string
+	took time.Duration
+	err  error
+}
+
+func observed() (Option, <-chan observation) {
+	seen := make(chan observation, 1000)
+	return WithObserver(Observer{Renewed: func(key string, took time.Duration, err error) {
+		seen <- observation{key, took, err}
+	}}), seen
+}
+
+func TestAnObserverIsToldOfEachRenewal(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	rdb := connect(t, server.URL())
+	observer, seen := observed()
+	p := proxy.Start(t, server.URL())
+	c := newClient(t, connect(t, p.URL(), singleShot), observer)
+	l := mustAcquire(t, c, key, patient(), WithRenewEvery(2*time.Second))
+	l.renewNow()
+	var one observation
+	g.Eventually(seen).Should(Receive(&one))
+	g.Expect(one.key).To(Equal(key))
+	g.Expect(one.took).To(BeNumerically(">", 0))
+	g.Expect(one.err).NotTo(HaveOccurred())
+
+	// One that is given up on is told of then, and not again when it is heard of.
+	stuck := p.HoldReply(renewalOf(l))
+	l.renewNow()
+	<-stuck.Arrived
+	g.Eventually(seen).Should(Receive(&one))
+	for one.err == nil { // an earlier one
+		g.Eventually(seen).Should(Receive(&one))
+	}
+	var timeout *timeoutError
+	g.Expect(errors.As(one.err, &timeout)).To(BeTrue(), "%v", one.err)
+	g.Expect(one.took).To(BeNumerically(">=", time.Second))
+	_, err := stuck.Deliver()
+	g.Expect(err).NotTo(HaveOccurred())
+
+	l.renewNow()
+	g.Eventually(seen).Should(Receive(&one))
+	g.Expect(one.err).NotTo(HaveOccurred())
+	g.Expect(rdb.Set(t.Context(), key, "theirs", time.Minute).Err()).To(Succeed())
+	l.renewNow()
+	for one.err == nil {
+		g.Eventually(seen).Should(Receive(&one))
+	}
+	var lost *LostError
+	g.Expect(errors.As(one.err, &lost)).To(BeTrue(), "%v", one.err)
+	g.Expect(lost.Found).To(Equal("theirs"))
+	g.Consistently(seen, "300ms").ShouldNot(Receive(), "each once")
+}
+
+func TestAnObserverMayBeEmpty(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	clk := &bentClock{}
+	c := newClient(t, connect(t, startRedis(t).URL()), withClock(clk), WithObserver(Observer{}))
+	l := mustAcquire(t, c, key, WithLease(10*time.Minute))
+	before := l.ValidUntil()
+	clk.pass(5 * time.Minute)
+	g.Eventually(l.ValidUntil).Should(BeTemporally(">", before.Add(time.Minute)))
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,8 +51,9 @@ func Build(ctx context.Context) (string, error) {
 	return binary, nil
 }
 
-// Install applies config/default: the CRD, the roles, and a Deployment that has no
-// node to run on, for the managers are started as processes instead.
+// Install applies config/default: the CRD, the roles, the policies, and a Deployment
+// that has no node to run on, for the managers are started as processes instead. A
+// cluster that does not know MutatingAdmissionPolicy gets none.
 func Install(ctx context.Context, c *cluster.Cluster) error {
 	root, err := controlplane.Root()
 	if err != nil {
@@ -60,6 +62,16 @@ func Install(ctx context.Context, c *cluster.Cluster) error {
 	manifests, err := c.Kubectl(ctx, "kustomize", filepath.Join(root, "config", "default"))
 	if err != nil {
 		return err
+	}
+	served, err := c.Kubectl(ctx, "get", "--raw", "/apis/admissionregistration.k8s.io/v1")
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(served, `"mutatingadmissionpolicies"`) {
+		const between = "\n---\n"
+		manifests = strings.Join(slices.DeleteFunc(strings.Split(manifests, between), func(document string) bool {
+			return strings.Contains(document, "\nkind: MutatingAdmissionPolicy")
+		}), between)
 	}
 	if _, err := c.KubectlInput(ctx, manifests, "apply", "--server-side", "-f", "-"); err != nil {
 		return err

@@ -175,7 +175,11 @@ end
 
 -- An answer that is repeated writes nothing where nothing is missing, and so
 -- needs no memory.
-local expiry = math.max(tonumber(ARGV[8]), tonumber(fields['expiry']) or 0)
+local expiry = tonumber(ARGV[8])
+local asked = tonumber(string.match(fields['expiry'] or '', '^%d+$'))
+if asked and asked <= 2 * YEAR / 1000 then
+  expiry = math.max(expiry, asked)
+end
 local write = {}
 local function put(field, value)
   table.insert(write, field)

@@ -15,6 +15,8 @@
 --
 -- Invariant: the claim decides, not the lock, so that a run which ends just after
 -- its lease is recorded all the same. Done never turns back. Creates no key.
+local YEAR = 366 * 24 * 3600 * 1e6
+
 local t = redis.call('TIME')
 local now = t[1] * 1e6 + t[2]
 
@@ -66,13 +68,14 @@ end
 if word == 'done' then
   local at = string.format('%.0f', now)
   local write = {name, 'done ' .. ARGV[2] .. ' ' .. grant .. ' ' .. at .. ' ' .. claimant .. ' ' .. ARGV[3]}
-  if series and ARGV[4] == 'success' and now > (tonumber(fields['success ' .. series]) or 0) then
+  local last = series and tonumber(string.match(fields['success ' .. series] or '', '^%d+$'))
+  if series and ARGV[4] == 'success' and (not last or now > last or last > now + YEAR) then
     table.insert(write, 'success ' .. series)
     table.insert(write, at)
   end
   redis.call('HSET', KEYS[1], unpack(write))
-  local expiry = tonumber(fields['expiry']) or 0
-  if redis.call('PTTL', KEYS[1]) < expiry then
+  local expiry = tonumber(string.match(fields['expiry'] or '', '^%d+$'))
+  if expiry and expiry <= 2 * YEAR / 1000 and redis.call('PTTL', KEYS[1]) < expiry then
     redis.call('PEXPIRE', KEYS[1], expiry)
   end
 end

@@ -15,6 +15,8 @@
 --
 -- Invariant: only the named claim is given up, and done never turns back. Creates
 -- no key.
+local YEAR = 366 * 24 * 3600 * 1e6
+
 local t = redis.call('TIME')
 local now = t[1] * 1e6 + t[2]
 
@@ -60,8 +62,8 @@ elseif not string.find(name, '^tick ') then
   end
 end
 if word == 'reopened' then
-  local expiry = tonumber(fields['expiry']) or 0
-  if redis.call('PTTL', KEYS[1]) < expiry then
+  local expiry = tonumber(string.match(fields['expiry'] or '', '^%d+$'))
+  if expiry and expiry <= 2 * YEAR / 1000 and redis.call('PTTL', KEYS[1]) < expiry then
     redis.call('PEXPIRE', KEYS[1], expiry)
   end
 end
