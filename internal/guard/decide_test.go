@@ -367,17 +367,20 @@ func TestTicksAreNotForgotten(t *testing.T) {
 		in   Input
 		want want
 	}{
-		"a lost one without a Job here is made":       {onDemand(cronJobs(report), lost), want{compete: true, steps: []Step{rerun}}},
-		"one that was given up is made":               {onDemand(skipLost, cronJobs(report), record(tick, redislock.TickOpen, 90, theGrant, byHere, "")), want{compete: true, steps: []Step{rerun}}},
-		"not while the lock is away":                  {onDemand(notHeld, cronJobs(report), lost), want{compete: true}},
-		"not while an earlier operator may live":      {onDemand(quiet, cronJobs(report), lost), want{compete: true, next: now.Add(time.Minute)}},
-		"not where nothing is admitted":               {onDemand(drained, cronJobs(report), lost), want{compete: true, steps: []Step{{Kind: Yield}}}},
-		"not while its own claim stands":              {onDemand(cronJobs(report), claimedTick), want{compete: true}},
-		"not for a CronJob that is suspended":         {onDemand(cronJobs(newCronJob("report", suspendedCronJob)), lost), want{steps: []Step{{Kind: Yield}}}},
-		"not for a CronJob that is being deleted":     {onDemand(cronJobs(gone), lost), want{steps: []Step{{Kind: Yield}}}},
-		"not for a CronJob that is not here":          {onDemand(lost), want{steps: []Step{{Kind: Yield}}}},
-		"a done one is not":                           {onDemand(cronJobs(report), record(tick, redislock.TickDone, 90, 80, there+"/x", "Failed")), want{steps: []Step{{Kind: Yield}}}},
-		"an ended Job makes room first":               {onDemand(cronJobs(report), jobs(tickJob(report, tick, running(90, 80), ended(batchv1.JobFailed, ""), recorded)), lost), want{compete: true, steps: []Step{makeRoom(name)}}},
+		"a lost one without a Job here is made":   {onDemand(cronJobs(report), lost), want{compete: true, steps: []Step{rerun}}},
+		"one that was given up is made":           {onDemand(skipLost, cronJobs(report), record(tick, redislock.TickOpen, 90, theGrant, byHere, "")), want{compete: true, steps: []Step{rerun}}},
+		"not while the lock is away":              {onDemand(notHeld, cronJobs(report), lost), want{compete: true}},
+		"not while an earlier operator may live":  {onDemand(quiet, cronJobs(report), lost), want{compete: true, next: now.Add(time.Minute)}},
+		"not where nothing is admitted":           {onDemand(drained, cronJobs(report), lost), want{compete: true, steps: []Step{{Kind: Yield}}}},
+		"not while its own claim stands":          {onDemand(cronJobs(report), claimedTick), want{compete: true}},
+		"not for a CronJob that is suspended":     {onDemand(cronJobs(newCronJob("report", suspendedCronJob)), lost), want{steps: []Step{{Kind: Yield}}}},
+		"not for a CronJob that is being deleted": {onDemand(cronJobs(gone), lost), want{steps: []Step{{Kind: Yield}}}},
+		"not for a CronJob that is not here":      {onDemand(lost), want{steps: []Step{{Kind: Yield}}}},
+		"a done one is not":                       {onDemand(cronJobs(report), record(tick, redislock.TickDone, 90, 80, there+"/x", "Failed")), want{steps: []Step{{Kind: Yield}}}},
+		"an ended Job makes room first":           {onDemand(cronJobs(report), jobs(tickJob(report, tick, running(90, 80), ended(batchv1.JobFailed, ""), recorded)), lost), want{compete: true, steps: []Step{makeRoom(name)}}},
+		"an ended Job is recorded before that": {
+			onDemand(cronJobs(report), jobs(tickJob(report, tick, running(90, 80), ended(batchv1.JobFailed, ""))), lost),
+			want{compete: true, steps: []Step{{Kind: Record, Job: about(name), Run: runOf(tick), Fence: 90, Outcome: Failed}}}},
 		"an ended Job that is on its way out is let":  {onDemand(cronJobs(report), jobs(tickJob(report, tick, running(90, 80), ended(batchv1.JobFailed, ""), recorded, leaving)), lost), want{compete: true}},
 		"a Job of another kind with its name as well": {onDemand(cronJobs(report), jobs(newBatchJob(name, ended(batchv1.JobComplete, ""), recorded)), lost), want{compete: true, steps: []Step{makeRoom(name)}}},
 		"lost for good where no CronJob is here": {
