@@ -102,25 +102,41 @@ func setUp(ctx context.Context) (err error) {
 func TestSpecIsAccepted(t *testing.T) {
 	t.Parallel()
 	for name, spec := range map[string]string{
-		"nothing set":                                 `{}`,
-		"key with a hash tag":                         `{key: "lock:billing:{nightly}"}`,
-		"key that is nothing but a hash tag":          `{key: "{nightly}"}`,
-		"key of another library":                      `{key: "legacy/cron:job-1"}`,
-		"key in another script":                       `{key: "замок:夜間"}`,
-		"longest key":                                 `{key: "` + strings.Repeat("k", 512) + `"}`,
-		"longest store":                               `{store: "` + strings.Repeat("s", 63) + `"}`,
-		"shortest lease":                              `{lease: 1s}`,
-		"longest lease":                               `{lease: 24h}`,
-		"lease in milliseconds":                       `{lease: 1500ms}`,
-		"lease with a fraction":                       `{lease: 1.5s}`,
-		"lease as Go writes it":                       `{lease: 1h0m0s}`,
-		"renewal at half of lease":                    `{lease: 30s, renewEvery: 15s}`,
-		"fastest renewal":                             `{lease: 1s, renewEvery: 100ms}`,
-		"longest lock delay":                          `{lockDelay: 24h}`,
-		"no lock delay":                               `{lockDelay: 0s}`,
-		"paused clusters":                             `{paused: [blue, green-2, "3"]}`,
-		"a null where a default is":                   `{lease: null, store: null, hold: null, lockDelay: null}`,
-		"every field":                                 `{key: k, store: s, hold: Always, lease: 1m30s, renewEvery: 20s, lockDelay: 10s, paused: []}`,
+		"nothing set":                        `{}`,
+		"key with a hash tag":                `{key: "lock:billing:{nightly}"}`,
+		"key that is nothing but a hash tag": `{key: "{nightly}"}`,
+		"key of another library":             `{key: "legacy/cron:job-1"}`,
+		"key in another script":              `{key: "замок:夜間"}`,
+		"longest key":                        `{key: "` + strings.Repeat("k", 512) + `"}`,
+		"longest store":                      `{store: "` + strings.Repeat("s", 63) + `"}`,
+		"shortest lease":                     `{lease: 1s}`,
+		"longest lease":                      `{lease: 24h}`,
+		"lease in milliseconds":              `{lease: 1500ms}`,
+		"lease with a fraction":              `{lease: 1.5s}`,
+		"lease as Go writes it":              `{lease: 1h0m0s}`,
+		"renewal at half of lease":           `{lease: 30s, renewEvery: 15s}`,
+		"fastest renewal":                    `{lease: 1s, renewEvery: 100ms}`,
+		"longest lock delay":                 `{lockDelay: 24h}`,
+		"no lock delay":                      `{lockDelay: 0s}`,
+		"paused clusters":                    `{paused: [blue, green-2, "3"]}`,
+		"a null where a default is":          `{lease: null, store: null, hold: null, lockDelay: null, minHold: null, watchdog: null, lostTicks: null, missedTicks: null, onLost: null, failbackAfter: null}`,
+		"every field": `{key: k, store: s, hold: Always, lease: 1m30s, renewEvery: 20s, lockDelay: 10s, paused: [], minHold: 5s, maxHold: 1h,
+			watchdog: 1m, maxWait: 10m, lostTicks: Skip, missedTicks: RunLatest, onLost: Delete, preferredClusters: [blue], failbackAfter: 1m}`,
+		"hold on demand":                              `{hold: OnDemand}`,
+		"hold on demand with what goes with it":       `{hold: OnDemand, minHold: 10s, maxHold: 1h, watchdog: 30s, maxWait: 1s, failbackAfter: 0s}`,
+		"longest minHold":                             `{minHold: 24h}`,
+		"maxHold as long as lease":                    `{lease: 30s, maxHold: 30s}`,
+		"maxHold as long as minHold":                  `{minHold: 2m, maxHold: 2m}`,
+		"longest maxHold":                             `{maxHold: 8784h}`,
+		"shortest watchdog":                           `{watchdog: 3s}`,
+		"longest watchdog":                            `{watchdog: 24h}`,
+		"no watchdog":                                 `{watchdog: 0s}`,
+		"shortest maxWait":                            `{maxWait: 1s}`,
+		"longest maxWait":                             `{maxWait: 8784h}`,
+		"preferred clusters":                          `{preferredClusters: [blue, green-2, "3"]}`,
+		"preferred clusters, hold written out":        `{hold: Always, preferredClusters: [blue]}`,
+		"failback at once":                            `{preferredClusters: [blue], failbackAfter: 0s}`,
+		"longest failback":                            `{failbackAfter: 24h}`,
 		"renewal left out beside the shortest lease":  `{lease: 1s}`,
 		"key that begins like a tombstone in a store": `{key: "~k"}`,
 	} {
@@ -143,6 +159,13 @@ func TestSpecIsRefusedWithAdvice(t *testing.T) {
 		delay     = "lockDelay must be a duration from 0s to 24h, written with the units h, m, s and ms in this order: for instance 0s"
 		half      = "shorten renewEvery, lengthen lease, or leave renewEvery out"
 		store     = "store must be the name of a store in the operator's configuration, not an address"
+		minHold   = "minHold must be a duration from 0s to 24h, written with the units h, m, s and ms in this order: for instance 0s or 10s"
+		maxHold   = "maxHold must be a duration from 1s to 8784h, written with the units h, m, s and ms in this order: for instance 1h"
+		watchdog  = "watchdog must be 0s, or a duration from 3s to 24h, written with the units h, m, s and ms in this order: for instance 5m"
+		maxWait   = "maxWait must be a duration from 1s to 8784h, written with the units h, m, s and ms in this order: for instance 30m"
+		failback  = "failbackAfter must be a duration from 0s to 24h, written with the units h, m, s and ms in this order: for instance 10m"
+		preferred = "preferredClusters must list names of clusters as their operators' configurations have them"
+		always    = "take preferredClusters out or set hold to Always"
 		cluster   = "paused must list names of clusters as their operators' configurations have them"
 	)
 	for name, test := range map[string]struct{ spec, field, advice string }{
@@ -165,7 +188,37 @@ func TestSpecIsRefusedWithAdvice(t *testing.T) {
 		"store in capitals":                  {`{store: Default}`, "spec.store", store},
 		"store that ends with a hyphen":      {`{store: a-}`, "spec.store", store},
 		"empty store":                        {`{store: ""}`, "spec.store", "at least 1 chars long"},
-		"hold of a later release":            {`{hold: OnDemand}`, "spec.hold", `supported values: "Always"`},
+		"hold that is none":                  {`{hold: Sometimes}`, "spec.hold", `supported values: "Always", "OnDemand"`},
+		"empty hold":                         {`{hold: ""}`, "spec.hold", `supported values: "Always", "OnDemand"`},
+		"minHold without a unit":             {`{minHold: "10"}`, "spec.minHold", minHold},
+		"negative minHold":                   {`{minHold: "-1s"}`, "spec.minHold", minHold},
+		"minHold too long":                   {`{minHold: 24h1ms}`, "spec.minHold", minHold},
+		"maxHold that is no duration":        {`{maxHold: never}`, "spec.maxHold", maxHold},
+		"maxHold too short":                  {`{lease: 1s, maxHold: 999ms}`, "spec.maxHold", maxHold},
+		"maxHold too long":                   {`{maxHold: 8785h}`, "spec.maxHold", maxHold},
+		"maxHold shorter than lease":         {`{lease: 1m, maxHold: 59s}`, "spec.maxHold", "maxHold must be at least lease: lengthen maxHold or shorten lease"},
+		"maxHold shorter than default lease": {`{maxHold: 29s}`, "spec.maxHold", "maxHold must be at least lease"},
+		"maxHold shorter than minHold":       {`{minHold: 2m, maxHold: 1m}`, "spec.maxHold", "maxHold must be at least minHold: lengthen maxHold or shorten minHold"},
+		"watchdog of two seconds":            {`{watchdog: 2s}`, "spec.watchdog", watchdog},
+		"watchdog of nearly three seconds":   {`{watchdog: 2.999s}`, "spec.watchdog", watchdog},
+		"watchdog of a millisecond":          {`{watchdog: 1ms}`, "spec.watchdog", watchdog},
+		"watchdog too long":                  {`{watchdog: 25h}`, "spec.watchdog", watchdog},
+		"negative watchdog":                  {`{watchdog: "-5m"}`, "spec.watchdog", watchdog},
+		"watchdog switched off by a word":    {`{watchdog: "off"}`, "spec.watchdog", watchdog},
+		"empty watchdog":                     {`{watchdog: ""}`, "spec.watchdog", watchdog},
+		"maxWait of nothing":                 {`{maxWait: 0s}`, "spec.maxWait", maxWait},
+		"maxWait too long":                   {`{maxWait: 9000h}`, "spec.maxWait", maxWait},
+		"lostTicks that are none":            {`{lostTicks: Retry}`, "spec.lostTicks", `supported values: "Rerun", "Skip"`},
+		"missedTicks that are none":          {`{missedTicks: RunAll}`, "spec.missedTicks", `supported values: "Skip", "RunLatest"`},
+		"onLost that is none":                {`{onLost: Ignore}`, "spec.onLost", `supported values: "Suspend", "Delete"`},
+		"preference on demand":               {`{hold: OnDemand, preferredClusters: [blue]}`, "spec.preferredClusters", always},
+		"preferred cluster in capitals":      {`{preferredClusters: [Blue]}`, "spec.preferredClusters[0]", preferred},
+		"preferred cluster without a name":   {`{preferredClusters: [""]}`, "spec.preferredClusters[0]", "at least 1 chars long"},
+		"more preferred clusters than there is room for": {
+			`{preferredClusters: [` + clusterNames(65) + `]}`, "spec.preferredClusters", "must have at most 64 items"},
+		"failback without a unit":            {`{failbackAfter: "10"}`, "spec.failbackAfter", failback},
+		"negative failback":                  {`{failbackAfter: "-1s"}`, "spec.failbackAfter", failback},
+		"failback too long":                  {`{failbackAfter: 25h}`, "spec.failbackAfter", failback},
 		"lease that is no duration":          {`{lease: soon}`, "spec.lease", lease},
 		"lease without a unit":               {`{lease: "30"}`, "spec.lease", lease},
 		"lease as a number":                  {`{lease: 30}`, "spec.lease", "must be of type string"},
@@ -244,6 +297,21 @@ func TestDefaults(t *testing.T) {
 			if got.Spec.LockDelay == nil || got.Spec.LockDelay.Duration != 0 {
 				t.Errorf("lockDelay is %v", got.Spec.LockDelay)
 			}
+			if got.Spec.MinHold == nil || got.Spec.MinHold.Duration != 0 {
+				t.Errorf("minHold is %v", got.Spec.MinHold)
+			}
+			if got.Spec.Watchdog == nil || got.Spec.Watchdog.Duration != v1alpha1.DefaultWatchdog {
+				t.Errorf("watchdog is %v", got.Spec.Watchdog)
+			}
+			if got.Spec.FailbackAfter == nil || got.Spec.FailbackAfter.Duration != v1alpha1.DefaultFailbackAfter {
+				t.Errorf("failbackAfter is %v", got.Spec.FailbackAfter)
+			}
+			if got.Spec.LostTicks != v1alpha1.DefaultLostTicks || got.Spec.MissedTicks != v1alpha1.DefaultMissedTicks || got.Spec.OnLost != v1alpha1.DefaultOnLost {
+				t.Errorf("lostTicks, missedTicks and onLost are %q, %q and %q", got.Spec.LostTicks, got.Spec.MissedTicks, got.Spec.OnLost)
+			}
+			if got.Spec.MaxHold != nil || got.Spec.MaxWait != nil || got.Spec.PreferredClusters != nil {
+				t.Errorf("there are bounds and a preference that nobody set: %v, %v, %v", got.Spec.MaxHold, got.Spec.MaxWait, got.Spec.PreferredClusters)
+			}
 			if got.Spec.Key != "" || got.Spec.RenewEvery != nil {
 				t.Errorf("key and renewEvery are the controller's to choose, but are %q and %v", got.Spec.Key, got.Spec.RenewEvery)
 			}
@@ -272,7 +340,8 @@ func TestWhatIdentifiesALockCannotChange(t *testing.T) {
 	t.Run("everything else may", func(t *testing.T) {
 		t.Parallel()
 		object := create(t, `{key: a, store: s}`)
-		setSpec(t, object, `{key: a, store: s, lease: 1m, renewEvery: 5s, lockDelay: 10s, paused: [blue]}`)
+		setSpec(t, object, `{key: a, store: s, lease: 1m, renewEvery: 5s, lockDelay: 10s, paused: [blue], hold: OnDemand, minHold: 1s, maxHold: 2m,
+			watchdog: 0s, maxWait: 1m, lostTicks: Skip, missedTicks: RunLatest, onLost: Delete, failbackAfter: 1m}`)
 		if err := c.Update(t.Context(), object); err != nil {
 			t.Error(err)
 		}
@@ -382,14 +451,16 @@ func TestSamplesAreAccepted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		object := &unstructured.Unstructured{}
-		if err := yaml.UnmarshalStrict(content, &object.Object); err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		object.SetNamespace(namespace)
-		strict := client.WithFieldValidation(c, client.FieldValidation(metav1.FieldValidationStrict))
-		if err := strict.Create(t.Context(), object, client.DryRunAll); err != nil {
-			t.Errorf("%s was refused: %v", file, err)
+		for document := range strings.SplitSeq(string(content), "\n---\n") {
+			object := &unstructured.Unstructured{}
+			if err := yaml.UnmarshalStrict([]byte(document), &object.Object); err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			object.SetNamespace(namespace)
+			strict := client.WithFieldValidation(c, client.FieldValidation(metav1.FieldValidationStrict))
+			if err := strict.Create(t.Context(), object, client.DryRunAll); err != nil {
+				t.Errorf("%s was refused: %v", file, err)
+			}
 		}
 	}
 }
@@ -402,7 +473,7 @@ func TestColumnsOfKubectlGet(t *testing.T) {
 		want string
 	}{
 		{[]string{"get", "rlock", "-n", namespace}, "NAME STATE HOLDER FENCE AGE"},
-		{[]string{"get", "redislocks", "-n", namespace, "-o", "wide"}, "NAME STATE HOLDER FENCE AGE KEY STORE READY"},
+		{[]string{"get", "redislocks", "-n", namespace, "-o", "wide"}, "NAME STATE HOLDER FENCE AGE ACTIVE WAITING KEY STORE READY"},
 	} {
 		out, err := apiserver.Kubectl(t.Context(), test.args...)
 		if err != nil {

@@ -24,25 +24,21 @@ func LatestTick(c *batchv1.CronJob, now time.Time) time.Time {
 	if _, fixed := schedule.(*cron.SpecSchedule); err != nil || !fixed {
 		return time.Time{} // "@every" counts from when it is asked
 	}
-	// Backwards by windows that grow, to one of four years and more: whatever the
-	// schedule, few steps find it.
-	for back := 2 * time.Minute; back < 16*366*24*time.Hour; back *= 8 {
-		from := now.Add(-back)
-		var latest time.Time
-		for t := schedule.Next(from); !t.IsZero() && !t.After(now); t = schedule.Next(t) {
-			latest = t
-		}
-		if !latest.IsZero() {
-			if latest.After(c.CreationTimestamp.Time) {
-				return latest
-			}
-			return time.Time{}
-		}
-		if from.Before(c.CreationTimestamp.Time) {
-			break
+	// The schedule only knows what comes next, so the last of its times is searched for
+	// by halves. A schedule of which no time came yet, or ever, needs one step.
+	latest := schedule.Next(c.CreationTimestamp.Time)
+	if latest.IsZero() || latest.After(now) {
+		return time.Time{}
+	}
+	for before := now; before.Sub(latest) > time.Second; {
+		middle := latest.Add(before.Sub(latest) / 2)
+		if next := schedule.Next(middle); next.IsZero() || next.After(now) {
+			before = middle
+		} else {
+			latest = next
 		}
 	}
-	return time.Time{}
+	return latest
 }
 
 // JobName is what the CronJob controller calls the Job of a tick.
