@@ -46,6 +46,10 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 		Cover: guard.Cover(job.Job, hold.Window), Retention: guard.Retention,
 	}))
 	switch {
+	case errors.Is(err, redislock.ErrLost) && claim.Fence != 0:
+		// The lease ended while the answer was under way. The Job was not let go for it.
+		_, err := g.lockClient.ReopenRun(ctx, g.key, job.Run, claim.Fence)
+		return false, err
 	case errors.Is(err, redislock.ErrLost):
 		return false, nil // the campaign tells
 	case errors.Is(err, redislock.ErrNotClaimed):
