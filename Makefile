@@ -147,9 +147,8 @@ install: ## Install the CRD and the policies, which is what an operator needs th
 	$(KUSTOMIZE) build config/install | $(KUBECTL) apply --server-side -f -
 
 .PHONY: uninstall
-uninstall: ## Remove the CRD and with it all RedisLocks, and the policies; the operator has to be running to release the locks.
-	@KUBECTL='$(KUBECTL)' hack/nothing-guarded.sh
-	$(KUSTOMIZE) build config/install | $(KUBECTL) delete --ignore-not-found -f -
+uninstall: ## Release and remove all RedisLocks, the policies and the CRD; the operator that runs elsewhere has to be running.
+	@KUBECTL='$(KUBECTL)' KUSTOMIZE='$(KUSTOMIZE)' hack/undeploy.sh crd
 
 .PHONY: deploy
 deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=... (WITHOUT_MUTATING=1 before Kubernetes 1.36).
@@ -158,9 +157,5 @@ deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=... (WITHOUT_M
 	$(KUSTOMIZE) build bin/overlay | $(KUBECTL) apply --server-side -f -
 
 .PHONY: undeploy
-undeploy: ## Delete all RedisLocks, wait until they are released, and remove the operator (FORCE=1: although guarded CronJobs are there).
-	@KUBECTL='$(KUBECTL)' hack/nothing-guarded.sh
-	@if $(KUBECTL) get crd redislocks.redislock.io >/dev/null 2>&1; then \
-		$(KUBECTL) delete redislocks.redislock.io --all --all-namespaces --timeout=2m; fi
-	@hack/overlay.sh bin/overlay-undeploy '$(IMG_NAME)' '$(IMG_TAG)' ''
-	$(KUSTOMIZE) build bin/overlay-undeploy | $(KUBECTL) delete --ignore-not-found -f -
+undeploy: ## Remove the operator and all RedisLocks, in the order in which nothing guarded starts unguarded (TIMEOUT).
+	@KUBECTL='$(KUBECTL)' KUSTOMIZE='$(KUSTOMIZE)' hack/undeploy.sh
