@@ -1,13 +1,14 @@
 //go:build faults
 
-// Package fault has points at which a manager built with the tag "faults" dies, and
-// switches by which it leaves a safeguard out, for tests that prove that a crash is
+// Package fault has points at which a manager built with the tag "faults" dies or
+// stands still, and switches by which it leaves a safeguard out, for tests that prove that a crash is
 // made good and that a safeguard is needed. In every other build they are nothing.
 package fault
 
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,6 +23,9 @@ import (
 const (
 	// At names the point at which the process kills itself.
 	At = "REDISLOCK_FAULT_AT"
+	// StopAt names the point at which the process stops itself, as by SIGSTOP, until
+	// somebody has it go on.
+	StopAt = "REDISLOCK_FAULT_STOP_AT"
 	// Once is a file that is made then; where it exists nothing happens any more.
 	Once = "REDISLOCK_FAULT_ONCE"
 	// Without lists safeguards that are left out, separated by commas: claims, watchdog
@@ -31,23 +35,37 @@ const (
 
 var (
 	at      = os.Getenv(At)
+	stopAt  = os.Getenv(StopAt)
 	once    = os.Getenv(Once)
 	without = strings.Split(os.Getenv(Without), ",")
 )
 
-// Point dies as by SIGKILL where the test said so.
+// Point dies as by SIGKILL, or stands still, where the test said so.
 func Point(name string) {
-	if name != at {
-		return
+	switch {
+	case name == at && first():
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	case name == stopAt && first():
+		// The signal is only a request: nothing further happens here until it was
+		// followed and the process goes on.
+		goesOn := make(chan os.Signal, 1)
+		signal.Notify(goesOn, syscall.SIGCONT)
+		defer signal.Stop(goesOn)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		<-goesOn
 	}
+}
+
+// first says whether nothing happened yet, in this process or one before it.
+func first() bool {
 	file, err := os.OpenFile(once, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return // it has died here before
+		return false
 	}
 	_, _ = fmt.Fprintln(file, os.Getpid())
 	_ = file.Close()
-	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	select {}
+	return true
 }
 
 // Claim makes every claim one of a run that nobody else knows.
