@@ -1,8 +1,9 @@
 //go:build faults
 
 // Package fault has points at which a manager built with the tag "faults" dies or
-// stands still, and switches by which it leaves a safeguard out, for tests that prove that a crash is
-// made good and that a safeguard is needed. In every other build they are nothing.
+// stands still, and switches by which it leaves a safeguard out, for tests that prove
+// that a crash is made good and that a safeguard is needed. In every other build they
+// are nothing.
 package fault
 
 import (
@@ -17,20 +18,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
-)
-
-// Environment variables of a manager built with the tag.
-const (
-	// At names the point at which the process kills itself.
-	At = "REDISLOCK_FAULT_AT"
-	// StopAt names the point at which the process stops itself, as by SIGSTOP, until
-	// somebody has it go on.
-	StopAt = "REDISLOCK_FAULT_STOP_AT"
-	// Once is a file that is made then; where it exists nothing happens any more.
-	Once = "REDISLOCK_FAULT_ONCE"
-	// Without lists safeguards that are left out, separated by commas: claims, watchdog
-	// or fence.
-	Without = "REDISLOCK_FAULT_WITHOUT"
 )
 
 var (

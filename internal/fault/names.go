@@ -1,0 +1,15 @@
+package fault
+
+// Environment variables of a manager built with the tag.
+const (
+	// At names the point at which the process kills itself.
+	At = "REDISLOCK_FAULT_AT"
+	// StopAt names the point at which the process stops itself, as by SIGSTOP, until
+	// somebody has it go on.
+	StopAt = "REDISLOCK_FAULT_STOP_AT"
+	// Once is a file that is made then; where it exists nothing happens any more.
+	Once = "REDISLOCK_FAULT_ONCE"
+	// Without lists safeguards that are left out, separated by commas: claims, watchdog
+	// or fence.
+	Without = "REDISLOCK_FAULT_WITHOUT"
+)
