@@ -22,7 +22,7 @@ import (
 
 var (
 	at      = os.Getenv(At)
-	stopAt  = os.Getenv(StopAt)
+	stopAt  = strings.Split(os.Getenv(StopAt), ",")
 	once    = os.Getenv(Once)
 	without = strings.Split(os.Getenv(Without), ",")
 )
@@ -30,10 +30,10 @@ var (
 // Point dies as by SIGKILL, or stands still, where the test said so.
 func Point(name string) {
 	switch {
-	case name == at && first():
+	case name == at && first(once):
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
-	case name == stopAt && first():
+	case slices.Contains(stopAt, name) && first(once+"."+name):
 		// The signal is only a request: nothing further happens here until it was
 		// followed and the process goes on.
 		goesOn := make(chan os.Signal, 1)
@@ -44,9 +44,9 @@ func Point(name string) {
 	}
 }
 
-// first says whether nothing happened yet, in this process or one before it.
-func first() bool {
-	file, err := os.OpenFile(once, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+// first says whether nothing happened there yet, in this process or one before it.
+func first(mark string) bool {
+	file, err := os.OpenFile(mark, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return false
 	}

@@ -35,7 +35,7 @@ var _ = Describe("Interleavings of the guard", func() {
 		Expect(paused.Start()).To(Succeed())
 		job := st.job("one", lock).Obj()
 		blue.make(ctx, job)
-		paused.eventuallyStops(ctx)
+		paused.eventuallyStops(ctx, "claimed")
 		Expect(st.runs(ctx, Default, lock).Active).To(HaveLen(1))
 
 		By("having a successor give the claim up, for the cluster is drained")
@@ -60,7 +60,7 @@ var _ = Describe("Interleavings of the guard", func() {
 		Expect(paused.Start()).To(Succeed())
 		mine := st.job("mine", lock).Obj()
 		blue.make(ctx, mine)
-		paused.eventuallyStops(ctx)
+		paused.eventuallyStops(ctx, "claimed")
 
 		st.run(green)
 		theirs := st.job("theirs", lock).RunFor(time.Hour).Obj()
@@ -78,7 +78,7 @@ var _ = Describe("Interleavings of the guard", func() {
 		isRunning(Default, green.getJob(ctx, Default, theirs))
 
 		By("ending the other cluster's: it starts then")
-		Expect(green.Delete(ctx, theirs)).To(Succeed())
+		green.remove(ctx, theirs)
 		got := blue.eventually(ctx, mine, isComplete)
 		Expect(got.Status.Failed).To(BeZero())
 	}, SpecTimeout(4*time.Minute))
@@ -87,11 +87,11 @@ var _ = Describe("Interleavings of the guard", func() {
 		lock := st.lock("frozen", onDemand, withLease(30*time.Second))
 		create(ctx, lock, blue, green)
 		seen := st.witness(ctx, lock, blue, green)
-		m := st.faulty(blue, fault.StopAt, "claimed", "--leader-elect=false")
+		m := st.faulty(blue, fault.StopAt, "claimed,let-go", "--leader-elect=false")
 		Expect(m.Start()).To(Succeed())
 		first, second, theirs := st.job("a", lock).RunFor(2*time.Second).Obj(), st.job("b", lock).RunFor(2*time.Second).Obj(), st.job("c", lock).RunFor(2*time.Second).Obj()
 		blue.make(ctx, first)
-		m.eventuallyStops(ctx)
+		m.eventuallyStops(ctx, "claimed")
 		blue.make(ctx, second)
 		st.run(green)
 		green.make(ctx, theirs)
@@ -99,16 +99,17 @@ var _ = Describe("Interleavings of the guard", func() {
 		Expect(blue.APIServer.Pause(ctx)).To(Succeed())
 		DeferCleanup(blue.APIServer.Resume)
 		Expect(m.Resume()).To(Succeed())
-		Eventually(logged(m.Manager, "deadline exceeded")).WithContext(ctx).WithTimeout(patient).Should(Succeed(), "the patch was given up")
+		m.eventuallyStops(ctx, "let-go") // it has given the patch up
 		// Nobody knows whether it was carried out, so the claim and the lock stay.
 		Expect(st.runs(ctx, Default, lock).Active).To(HaveLen(1))
 		neverStarted(Default, green.getJob(ctx, Default, theirs))
 		Expect(blue.APIServer.Resume()).To(Succeed())
+		Expect(m.Resume()).To(Succeed())
 
 		for s, jobs := range map[*site][]*batchv1.Job{blue: {first, second}, green: {theirs}} {
 			for _, job := range jobs {
 				s.eventually(ctx, job, isComplete)
-				Expect(seen.seen(s, job.Name)).To(HaveLen(1), "pods of Job %s", job.Name)
+				Eventually(func() []sighting { return seen.seen(s, job.Name) }).WithContext(ctx).Should(HaveLen(1), "pods of Job %s", job.Name)
 			}
 		}
 		Expect(seen.overlaps()).To(BeEmpty())
@@ -187,10 +188,10 @@ var _ = Describe("Interleavings of the guard", func() {
 		Expect(seen.overlaps()).To(BeEmpty())
 		// To the microsecond, by what the API servers were asked to do.
 		failed := lastWrite(blue, func(e cluster.AuditEvent) bool {
-			return e.Resource == "jobs" && e.Subresource == "status" && e.Name == "mine" && e.User != operator.User
+			return e.Resource == "jobs" && e.Subresource == "status" && e.Namespace == st.namespace && e.Name == "mine" && e.User != operator.User
 		})
 		started := firstWrite(green, func(e cluster.AuditEvent) bool {
-			return e.Resource == "jobs" && e.Verb == "patch" && e.Name == "theirs" && e.User == operator.User && e.Code == 200
+			return e.Resource == "jobs" && e.Verb == "patch" && e.Namespace == st.namespace && e.Name == "theirs" && e.User == operator.User && e.Code == 200
 		})
 		Expect(started.Time).To(BeTemporally(">", failed.Time))
 		AddReportEntry("between end and start", started.Time.Sub(failed.Time).String())

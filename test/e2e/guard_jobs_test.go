@@ -474,7 +474,7 @@ var _ = Describe("Guarded Jobs", Ordered, ContinueOnFailure, func() {
 			status := blue.status(ctx, g, lock)
 			g.Expect([]int32{*status.ActiveJobs, *status.WaitingJobs}).To(Equal([]int32{1, 1}))
 		}).WithContext(ctx).WithTimeout(patient).Should(Succeed())
-		Expect(blue.Delete(ctx, running, client.PropagationPolicy(metav1.DeletePropagationBackground))).To(Succeed())
+		blue.remove(ctx, running)
 		blue.eventually(ctx, waiting, isComplete)
 		Eventually(func(g Gomega) {
 			g.Expect(value(g, "redislock_active_jobs")).To(BeZero())
@@ -557,7 +557,7 @@ var _ = Describe("A preferred cluster", func() {
 		isRunning(Default, green.getJob(ctx, Default, job))
 		Expect(green.status(ctx, Default, lock).State).To(Equal(v1alpha1.StateAcquired))
 
-		Expect(green.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground))).To(Succeed())
+		green.remove(ctx, job)
 		eventuallyHolds(ctx, lock, blue)
 		neverStarted(Default, green.getJob(ctx, Default, late))
 	}, SpecTimeout(4*time.Minute))

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -171,6 +170,12 @@ func grantOf(job *batchv1.Job) int64 {
 	return n
 }
 
+// remove deletes a Job as kubectl does, with its pods.
+func (s *site) remove(ctx context.Context, job *batchv1.Job) {
+	GinkgoHelper()
+	Expect(s.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground))).To(Succeed())
+}
+
 // noJob says whether a Job is no longer there.
 func (s *site) noJob(ctx context.Context, job *batchv1.Job) bool {
 	return apierrors.IsNotFound(s.Get(ctx, client.ObjectKeyFromObject(job), &batchv1.Job{}))
@@ -287,14 +292,14 @@ func (st *stand) lostRunner(ctx context.Context, lock *v1alpha1.RedisLock, serie
 // faultsBinary is a manager that dies or stands still where its environment says so.
 var faultsBinary = sync.OnceValues(func() (string, error) { return operator.BuildFaults(context.Background()) })
 
-// faulty prepares a manager of a cluster that dies at a point, once.
+// faulty prepares a manager of a cluster that dies, or stops, at a point, once.
 func (st *stand) faulty(s *site, variable, point string, args ...string) *faultyManager {
 	GinkgoHelper()
 	binary, err := faultsBinary()
 	Expect(err).NotTo(HaveOccurred())
 	once := filepath.Join(GinkgoT().TempDir(), "once")
 	return &faultyManager{once: once, Manager: st.manager(s, operator.Options{
-		Binary: binary, Name: s.name + "-" + point, Args: args,
+		Binary: binary, Name: s.name + "-" + strings.ReplaceAll(point, ",", "-"), Args: args,
 		Env: []string{variable + "=" + point, fault.Once + "=" + once},
 	})}
 }
@@ -311,20 +316,11 @@ func (m *faultyManager) eventuallyDies(ctx context.Context) {
 	Eventually(m.Running).WithContext(ctx).Should(BeFalse())
 }
 
-// eventuallyStops waits until the manager stands still.
-func (m *faultyManager) eventuallyStops(ctx context.Context) {
+// eventuallyStops waits until the manager stands still at a point.
+func (m *faultyManager) eventuallyStops(ctx context.Context, point string) {
 	GinkgoHelper()
-	Eventually(m.once).WithContext(ctx).WithTimeout(patient).Should(BeAnExistingFile(), "the manager did not come to its fault point")
+	Eventually(m.once+"."+point).WithContext(ctx).WithTimeout(patient).Should(BeAnExistingFile(), "the manager did not come to its fault point")
 	Expect(m.Pause(ctx)).To(Succeed()) // returns when it does
-}
-
-// logged says whether a manager has logged something.
-func logged(m *operator.Manager, part string) func(Gomega) {
-	return func(g Gomega) {
-		text, err := os.ReadFile(m.LogFile())
-		g.Expect(err).NotTo(HaveOccurred())
-		g.Expect(string(text)).To(ContainSubstring(part))
-	}
 }
 
 // metric is the value of a metric with these labels, as name="value"; -1 where it is
@@ -368,18 +364,35 @@ func (st *stand) witness(ctx context.Context, lock *v1alpha1.RedisLock, sites ..
 	GinkgoHelper()
 	w := &witness{pods: map[types.UID]sighting{}}
 	for _, s := range sites {
-		pods, err := s.Watch(ctx, &corev1.PodList{}, client.InNamespace(st.namespace), client.MatchingLabels{v1alpha1.LockLabel: lock.Name})
-		Expect(err).NotTo(HaveOccurred())
-		DeferCleanup(pods.Stop)
 		go func() {
-			for event := range pods.ResultChan() {
-				if pod, ok := event.Object.(*corev1.Pod); ok {
-					w.see(s, pod, event.Type == watch.Deleted)
-				}
+			for ctx.Err() == nil {
+				w.look(ctx, s, client.InNamespace(st.namespace), client.MatchingLabels{v1alpha1.LockLabel: lock.Name})
 			}
 		}()
 	}
 	return w
+}
+
+// look sees what there is and what comes, until the watch ends.
+func (w *witness) look(ctx context.Context, s *site, which ...client.ListOption) {
+	var pods corev1.PodList
+	if s.List(ctx, &pods, which...) != nil {
+		time.Sleep(100 * time.Millisecond)
+		return
+	}
+	for i := range pods.Items {
+		w.see(s, &pods.Items[i], false)
+	}
+	events, err := s.Watch(ctx, &corev1.PodList{}, append(which, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: pods.ResourceVersion}})...)
+	if err != nil {
+		return
+	}
+	defer events.Stop()
+	for event := range events.ResultChan() {
+		if pod, ok := event.Object.(*corev1.Pod); ok {
+			w.see(s, pod, event.Type == watch.Deleted)
+		}
+	}
 }
 
 func (w *witness) see(s *site, pod *corev1.Pod, gone bool) {
