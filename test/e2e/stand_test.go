@@ -40,13 +40,19 @@ type stand struct {
 
 func newStand(ctx context.Context) *stand {
 	GinkgoHelper()
+	return newStandIn(ctx, blue, green)
+}
+
+// newStandIn is newStand with other clusters than those that all specs share.
+func newStandIn(ctx context.Context, sites ...*site) *stand {
+	GinkgoHelper()
 	st := &stand{
 		namespace: fmt.Sprintf("e2e-%d", time.Now().UnixNano()),
 		redis:     redisserver.Start(GinkgoTB(), redisserver.Options{}),
 		dir:       artifacts(),
 		managers:  map[*site]*operator.Manager{},
 	}
-	for _, s := range []*site{blue, green} {
+	for _, s := range sites {
 		st.prepare(ctx, s)
 	}
 	st.locks() // which lives as long as the stand does
