@@ -213,6 +213,9 @@ var _ = Describe("Guarded Jobs", Ordered, ContinueOnFailure, func() {
 		st.lose(ctx, lock)
 		blue.eventuallyNoJob(ctx, job)
 		blue.eventuallyNote(ctx, job, "NoHold: the lease under which it ran is lost")
+		next := st.job("next", lock).Obj() // whose claim also takes away what is left of the first
+		blue.make(ctx, next)
+		blue.eventually(ctx, next, isComplete)
 		st.eventuallyFree(ctx, lock)
 	}, SpecTimeout(3*time.Minute))
 
