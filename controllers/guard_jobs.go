@@ -88,6 +88,7 @@ func removedType(reason guard.Reason) string {
 
 // stopJob suspends a Job that runs without a hold behind it.
 func (g *guarding) stopJob(ctx context.Context, step *guard.Step) error {
+	g.unguarded(step.Job)
 	if g.terms.DeleteOnLost && step.Job.Fence != 0 {
 		if err := g.Delete(ctx, step.Job.Job, client.Preconditions{UID: &step.Job.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
 			return err
@@ -97,6 +98,13 @@ func (g *guarding) stopJob(ctx context.Context, step *guard.Step) error {
 	}
 	g.tell(step.Job.Job, jobEvent(corev1.EventTypeWarning, step))
 	return nil
+}
+
+// unguarded tells of a running Job that was never let go.
+func (r *RedisLockReconciler) unguarded(job *guard.Job) {
+	if job.Fence == 0 && r.Unguarded != nil {
+		r.Unguarded()
+	}
 }
 
 func (r *RedisLockReconciler) suspend(ctx context.Context, job *batchv1.Job) error {

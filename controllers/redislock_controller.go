@@ -62,6 +62,9 @@ type RedisLockReconciler struct {
 	ClusterUID string
 	// Namespace is the operator's own.
 	Namespace string
+	// Unguarded, where it is set, is told of each Job that somebody else started, which
+	// the policies should have kept from it.
+	Unguarded func()
 
 	written   written
 	served    served
@@ -317,6 +320,7 @@ func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.Namespaced
 			stopping = true
 		case guard.Running:
 			stopping = true
+			r.unguarded(j)
 			errs = append(errs, client.IgnoreNotFound(r.suspend(ctx, job)))
 			r.tell(job, missingLock(job, lock.Name))
 		case guard.Waiting:
