@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -90,6 +91,7 @@ func build(ctx context.Context, cfg Config, log func(string, ...any)) (_ *Estate
 		e.locks[lockName(i)] = Lock{Exclusive: kind.hold == v1alpha1.HoldOnDemand, Rerun: kind.lost == v1alpha1.LostTicksRerun}
 	}
 	ctrllog.SetLogger(logr.Discard())
+	logging.Disable() // that Redis is away is no news here
 	log("starting %d clusters", cfg.Clusters)
 	binary, err := buildManager(ctx, cfg)
 	if err != nil {
