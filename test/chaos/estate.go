@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -417,8 +418,8 @@ func (s *site) patchAll(ctx context.Context, e *Estate, patch string, list clien
 // Close ends everything.
 func (e *Estate) Close() error {
 	var errs []error
-	for i := len(e.close) - 1; i >= 0; i-- {
-		errs = append(errs, e.close[i]())
+	for _, end := range slices.Backward(e.close) {
+		errs = append(errs, end())
 	}
 	e.close = nil
 	return errors.Join(errs...)

@@ -30,20 +30,13 @@ func follow(ctx context.Context, socket, first, end string, each func(etcdEvent)
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}}
 	next := int64(1)
-	for {
-		err := followOnce(ctx, client, first, end, &next, each)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if errors.Is(err, errCompacted) {
+	for ctx.Err() == nil {
+		if err := followOnce(ctx, client, first, end, &next, each); errors.Is(err, errCompacted) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(100 * time.Millisecond):
-		}
+		sleep(ctx, 100*time.Millisecond)
 	}
+	return nil
 }
 
 var errCompacted = errors.New("etcd has compacted the history that is to be judged")
