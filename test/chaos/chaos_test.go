@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/test/cluster"
 )
 
 // TestChaos is the short form: two clusters for some minutes. CHAOS_SEED replays a
@@ -12,6 +14,9 @@ import (
 func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
+	}
+	if os.Getenv(cluster.KubeconfigsEnv) != "" {
+		t.Skip("needs clusters of its own, and " + cluster.KubeconfigsEnv + " is set")
 	}
 	cfg := Config{Clusters: 2, CronJobs: 10, Duration: 75 * time.Second, Ticks: 2, Brief: true, Settle: time.Minute, Log: t.Output(), Dir: os.Getenv("CHAOS_DIR")}
 	if seed := os.Getenv("CHAOS_SEED"); seed != "" {

@@ -91,6 +91,9 @@ func build(ctx context.Context, cfg Config, log func(string, ...any)) (_ *Estate
 		kind := kinds[i%len(kinds)]
 		e.locks[lockName(i)] = Lock{Exclusive: kind.hold == v1alpha1.HoldOnDemand, Rerun: kind.lost == v1alpha1.LostTicksRerun}
 	}
+	if os.Getenv(cluster.KubeconfigsEnv) != "" {
+		return nil, fmt.Errorf("chaos breaks and looks into clusters of its own: %w", cluster.ErrExternal)
+	}
 	ctrllog.SetLogger(logr.Discard())
 	logging.Disable() // that Redis is away is no news here
 	log("starting %d clusters", cfg.Clusters)
