@@ -301,6 +301,12 @@ func lockName(i int) string {
 	return kind.name
 }
 
+func cronJobName(i int) string { return fmt.Sprintf("cron-%02d", i) }
+
+// forbids says whether the i-th CronJob forbids two runs at once. Each kind of lock has
+// some that do.
+func forbids(i int) bool { return (i+i/len(kinds))%2 == 0 }
+
 // populate makes the locks and CronJobs, the same in each cluster.
 func (e *Estate) populate(ctx context.Context, rng *rand.Rand) error {
 	for i := range e.config.CronJobs {
@@ -317,8 +323,8 @@ func (e *Estate) populate(ctx context.Context, rng *rand.Rand) error {
 			Hold: kind.hold, LostTicks: kind.lost, OnLost: kind.on, MissedTicks: kind.missed,
 			Lease: new(metav1.Duration{Duration: lease}), Watchdog: new(metav1.Duration{Duration: watchdog}),
 		}}
-		cronJob := newCronJob(fmt.Sprintf("cron-%02d", i), name, run)
-		if i%2 == 0 {
+		cronJob := newCronJob(cronJobName(i), name, run)
+		if forbids(i) {
 			cronJob.Spec.ConcurrencyPolicy = batchv1.ForbidConcurrent
 		}
 		if i%12 == 11 {

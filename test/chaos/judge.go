@@ -31,7 +31,9 @@ type Outage struct {
 
 // History is all that is judged.
 type History struct {
-	Locks   map[string]Lock
+	Locks map[string]Lock
+	// Forbid names the series whose CronJob has concurrencyPolicy Forbid.
+	Forbid  map[string]bool
 	Runs    []Run
 	Jobs    []Job
 	Records []Record
@@ -87,6 +89,10 @@ type Verdict struct {
 	Runs, Stopped int
 	// Handovers is how often a lock's next run was in another cluster.
 	Handovers int
+	// Concurrent counts runs of two ticks at the same time of a CronJob that forbids it.
+	// The CronJob controller sees to that in its cluster, and the guard does not promise
+	// it for ticks that are run again.
+	Concurrent int
 	// Overlap is the longest by which two runs seemed to overlap that must not.
 	Overlap time.Duration
 }
@@ -172,6 +178,9 @@ func (j *judge) overlaps() {
 				}
 				if by <= 0 {
 					continue
+				}
+				if a.Tick != b.Tick && a.Tick.Series == b.Tick.Series && j.Forbid[a.Tick.Series] && by > Tolerance {
+					j.verdict.Concurrent++
 				}
 				var rule Rule
 				switch {

@@ -155,6 +155,10 @@ func TestJudge(t *testing.T) {
 			change:  func(h *History) { h.Jobs = []Job{{Cluster: "blue", Lock: "demand", Tick: tick}} },
 			want:    []Rule{NeverRun},
 		},
+		"two runs at the same time of a CronJob that forbids it, which is counted": {
+			history: history([]Record{done("Complete", run("blue", "always", 1, 5).Claim, 5.2)}, run("blue", "always", 1, 5), run("blue", "always", 2, 6, sameCluster, func(r *Run) { r.Tick.At += 60 })),
+			change:  func(h *History) { h.Forbid = map[string]bool{tick.Series: true} },
+		},
 		"something that never settled": {
 			history: history([]Record{done("Complete", once.Claim, 5.2)}, once),
 			change:  func(h *History) { h.Left = []string{"a Job"} },
@@ -190,27 +194,26 @@ func TestJudgeCounts(t *testing.T) {
 }
 
 func TestRegister(t *testing.T) {
-	first := run("blue", "demand", 1, 5)
-	second := run("green", "demand", 20, 25)
-	write := func(r *Register, run Run) bool { return r.Write(run, runKey{run.UID, run.Claim}) }
+	first, second := run("blue", "demand", 1, 5), run("green", "demand", 20, 25)
+	running := time.Time{}
 
 	var r Register
-	if !write(&r, first) || !write(&r, second) || !write(&r, second) {
+	if !r.Write(first, running) || !r.Write(first, first.End) || !r.Write(second, running) || !r.Write(second, second.End) {
 		t.Error("a write with a token that rises was refused")
 	}
-	if write(&r, first) {
+	if r.Write(first, first.End) {
 		t.Error("a late write was accepted")
 	}
-	if s := r.Stats(); s.Accepted != 3 || s.Rejected != 1 || s.Stale != 0 {
+	if s := r.Stats(); s.Accepted != 4 || s.Rejected != 1 || s.Stale != 0 {
 		t.Errorf("%+v", s)
 	}
 
 	// With one token for both the late one cannot be told.
 	var blind Register
 	second.Token = first.Token
-	write(&blind, first)
-	write(&blind, second)
-	write(&blind, first)
+	blind.Write(first, running)
+	blind.Write(second, running)
+	blind.Write(first, first.End)
 	if s := blind.Stats(); s.Stale != 1 {
 		t.Errorf("%+v", s)
 	}

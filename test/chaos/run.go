@@ -185,7 +185,10 @@ func (e *Estate) execute(ctx context.Context) (*Report, error) {
 }
 
 func (e *Estate) history(seen *recorder, books *ledger, work *workload) *History {
-	h := &History{Locks: e.locks, Newest: map[string]int64{}, Watchdog: watchdog + grace + lease, Writes: work.register.Stats()}
+	h := &History{Locks: e.locks, Forbid: map[string]bool{}, Newest: map[string]int64{}, Watchdog: watchdog + grace + lease, Writes: work.register.Stats()}
+	for i := range e.config.CronJobs {
+		h.Forbid[namespace+"/"+cronJobName(i)] = forbids(i)
+	}
 	books.fill(h)
 	seen.fill(h)
 	e.mu.Lock()
@@ -291,6 +294,7 @@ func (r *Report) String() string {
 	row("runs", v.Runs)
 	row("  ended before they were done", v.Stopped)
 	row("handovers between clusters", v.Handovers)
+	row("two ticks of a Forbid CronJob at once", v.Concurrent)
 	row("longest apparent overlap", fmt.Sprintf("%s (tolerance %s)", v.Overlap.Round(time.Millisecond), Tolerance))
 	row("writes accepted", r.Writes.Accepted)
 	row("writes rejected by token", r.Writes.Rejected)

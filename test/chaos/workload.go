@@ -17,22 +17,23 @@ type Register struct {
 
 type cell struct {
 	highest uint64
-	// by is the latest run of those whose writes were accepted, begun when it began.
-	by    runKey
+	// begun is when the latest of the runs began whose writes were accepted.
 	begun time.Time
 }
 
 // Writes counts what the register made of writes.
 type Writes struct {
 	Accepted, Rejected int
-	// Stale are those that were accepted though a run that began later had written
-	// before: what a fencing token is there to prevent.
+	// Stale are those of a run that had ended and that were accepted though one that
+	// began after that had written: what a fencing token is there to prevent. Of runs
+	// at the same time, which an Always lock allows, none is stale.
 	Stale    int
 	Examples []string
 }
 
-// Write writes for a run, and says whether that was accepted.
-func (r *Register) Write(run Run, key runKey) bool {
+// Write writes for a run, and says whether that was accepted. ended is when the pod
+// ended that writes; zero while it runs.
+func (r *Register) Write(run Run, ended time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cells == nil {
@@ -49,15 +50,15 @@ func (r *Register) Write(run Run, key runKey) bool {
 	}
 	r.stats.Accepted++
 	c.highest = run.Token
-	switch {
-	case key == c.by:
-	case run.Begin.Before(c.begun):
+	if !ended.IsZero() && c.begun.After(ended) {
 		r.stats.Stale++
 		if len(r.stats.Examples) < 5 {
-			r.stats.Examples = append(r.stats.Examples, fmt.Sprintf("%s wrote after a run that began at %s", run.String(), c.begun.Format("15:04:05.000")))
+			r.stats.Examples = append(r.stats.Examples, fmt.Sprintf("%s in %s (token %d), which had ended at %s, wrote after a run that began at %s",
+				run.Job, run.Cluster, run.Token, ended.Format("15:04:05.000"), c.begun.Format("15:04:05.000")))
 		}
-	default:
-		c.by, c.begun = key, run.Begin
+	}
+	if run.Begin.After(c.begun) {
+		c.begun = run.Begin
 	}
 	return true
 }
@@ -84,9 +85,10 @@ type workload struct {
 	ctx      context.Context
 	register *Register
 
+	wg sync.WaitGroup
+
 	mu   sync.Mutex
 	gone map[string]chan struct{} // by pod
-	wg   sync.WaitGroup
 }
 
 // begun is called when a pod runs.
@@ -95,8 +97,8 @@ func (w *workload) begun(pod string, run *Run) {
 	w.mu.Lock()
 	w.gone[pod] = gone
 	w.mu.Unlock()
-	r, key := *run, runKey{run.UID, run.Claim} // as it is now
-	w.wg.Go(func() { w.write(r, key, gone) })
+	r := *run // as it is now
+	w.wg.Go(func() { w.write(r, gone) })
 }
 
 // ended is called when a pod does not run any more.
@@ -109,13 +111,13 @@ func (w *workload) ended(pod string) {
 	}
 }
 
-func (w *workload) write(run Run, key runKey, gone <-chan struct{}) {
+func (w *workload) write(run Run, gone <-chan struct{}) {
 	every := time.NewTicker(writeEvery)
 	defer every.Stop()
 	var late time.Time
 	refused := 0
 	for {
-		if !w.register.Write(run, key) && !late.IsZero() {
+		if !w.register.Write(run, late) && !late.IsZero() {
 			if refused++; refused == refusals {
 				return
 			}

@@ -53,7 +53,7 @@ func configure(cfg chaos.Config) (chaos.Config, error) {
 }
 
 func long(ctx context.Context) error {
-	cfg, err := configure(chaos.Config{Clusters: 3, CronJobs: 24, Duration: 22*time.Minute + 30*time.Second, Settle: 3 * time.Minute})
+	cfg, err := configure(chaos.Config{Clusters: 3, CronJobs: 24, Ticks: 21, Duration: 21 * time.Minute, Settle: 3 * time.Minute})
 	if err != nil {
 		return err
 	}
