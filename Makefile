@@ -38,7 +38,7 @@ GOLANGCI_LINT := $(GO) run -modfile=go.tools.mod ./hack/tools/golangci-lint/main
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*##"; printf "Usage: make \033[36m<target>\033[0m\n"} \
 		/^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-zA-Z0-9_-]+:.*##/ {printf "  \033[36m%-16s\033[0m%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-zA-Z0-9_-]+:.*##/ {printf "  \033[36m%-17s\033[0m%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: clean
 clean: ## Remove what was built.
@@ -103,6 +103,14 @@ test: redis controlplane ## Run all tests (TEST_PKGS, TEST_ARGS).
 .PHONY: test-e2e
 test-e2e: redis controlplane ## Run the tests with whole clusters only (TEST_ARGS).
 	$(GO) test -race -timeout=30m -v ./test/e2e/... $(TEST_ARGS)
+
+.PHONY: test-chaos
+test-chaos: redis controlplane ## Break things in three clusters for 25 minutes and judge (CHAOS_SEED, CHAOS_DURATION, CHAOS_CLUSTERS).
+	$(GO) run ./test/chaos/cmd/chaos
+
+.PHONY: test-chaos-proof
+test-chaos-proof: redis controlplane ## See that chaos finds what is wrong when a safeguard is left out (15 minutes).
+	$(GO) run ./test/chaos/cmd/chaos proof
 
 .PHONY: bench
 bench: redis ## Measure the lock beside its peers, in one run (BENCH_ARGS).

@@ -193,7 +193,10 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 		again = wait
 	}
 	again, failed := r.show(ctx, g, again)
-	return ctrl.Result{RequeueAfter: again}, errors.Join(err, failed)
+	if err := errors.Join(err, failed); err != nil {
+		return ctrl.Result{}, err // tried again soon, whatever else there is to wait for
+	}
+	return ctrl.Result{RequeueAfter: again}, nil
 }
 
 // guard has the campaign run and sees to the Jobs. It returns no guarding where this
