@@ -66,14 +66,32 @@ func (g *guarding) removeJob(ctx context.Context, step *guard.Step) error {
 		return err
 	}
 	fault.Point("removed")
-	if len(job.Finalizers) == 0 {
-		g.written.gone(job)
+	if err := g.noteRemoval(ctx, job); err != nil {
+		return err
 	}
 	measureRemoved(g.object(), step)
 	if step.CronJob != nil {
 		g.tell(step.CronJob, jobEvent(removedType(step.Reason), step))
 	} else {
 		g.tell(job, jobEvent(removedType(step.Reason), step))
+	}
+	return nil
+}
+
+// noteRemoval remembers that a Job was deleted. One with a finalizer is there for a
+// while: to the cache it is as before, so it would be let go once more, and the claim
+// of that would be taken for one of a Job that somebody deleted.
+func (g *guarding) noteRemoval(ctx context.Context, job *batchv1.Job) error {
+	leaving := &batchv1.Job{}
+	if len(job.Finalizers) > 0 {
+		if err := g.Live.Get(ctx, client.ObjectKeyFromObject(job), leaving); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	if leaving.UID == job.UID {
+		g.written.put(leaving)
+	} else {
+		g.written.gone(job)
 	}
 	return nil
 }
