@@ -168,6 +168,11 @@ var _ = Describe("Where the template of a Job that ran before is frozen", Ordere
 	// madeAgain: another Job took the place of the first and ran with a higher fence.
 	madeAgain := func(c *crash, job *batchv1.Job, name string, before uint64) {
 		again := wrappers.MakeJob(job.Namespace, name).Obj()
+		DeferCleanup(func(ctx context.Context) {
+			if CurrentSpecReport().Failed() {
+				GinkgoWriter.Printf("RUNS %+v\n", c.runs(ctx, Default, c.lock))
+			}
+		})
 		got := frozen.eventually(c.ctx, again, func(g Gomega, j *batchv1.Job) {
 			g.Expect(j.UID).NotTo(Equal(job.UID))
 			isComplete(g, j)

@@ -290,7 +290,7 @@ var _ = Describe("Interleavings of the guard", func() {
 		}).WithContext(ctx).Should(Succeed())
 		blue.eventuallyNote(ctx, job, "started by somebody other than the operator, without the lock")
 		Eventually(func(g Gomega) {
-			g.Expect(st.managers[blue].Ready(ctx)).To(MatchError(ContainSubstring("not in force")))
+			g.Expect(st.managers[blue].Ready(ctx)).To(MatchError(ContainSubstring("[-]policies failed")))
 		}).WithContext(ctx).Should(Succeed())
 	}, SpecTimeout(3*time.Minute))
 
