@@ -44,10 +44,23 @@ var quiet = map[v1alpha1.ConditionReason]bool{
 	v1alpha1.ReasonSpecsAgree:  true,
 	v1alpha1.ReasonStoreSafe:   true,
 	v1alpha1.ReasonCompeting:   true,
+	v1alpha1.ReasonIdle:        true,
+	v1alpha1.ReasonReleased:    true,
 }
 
-// eventsOf is what there is to tell of a change from one status to the next.
-func eventsOf(before, after v1alpha1.RedisLockStatus) []Event {
+// givenUp are the reasons of a lock that this cluster gave back itself.
+var givenUp = map[v1alpha1.ConditionReason]bool{
+	v1alpha1.ReasonPaused:    true,
+	v1alpha1.ReasonDeleting:  true,
+	v1alpha1.ReasonIdle:      true,
+	v1alpha1.ReasonReleased:  true,
+	v1alpha1.ReasonDeferring: true,
+}
+
+// eventsOf is what there is to tell of a change from one status to the next. gaveBack
+// is the fencing token of the last grant that this process gave back: another cluster
+// may have had the lock since.
+func eventsOf(before, after v1alpha1.RedisLockStatus, gaveBack uint64) []Event {
 	var list []Event
 	acquired := meta.FindStatusCondition(after.Conditions, string(v1alpha1.ConditionAcquired))
 	switch {
@@ -55,7 +68,7 @@ func eventsOf(before, after v1alpha1.RedisLockStatus) []Event {
 		list = append(list, Event{corev1.EventTypeNormal, EventAcquired, ActionCompete, acquired.Message})
 	case before.State == v1alpha1.StateAcquired && after.State == v1alpha1.StateFree:
 		event := Event{corev1.EventTypeWarning, EventLost, ActionCompete, acquired.Message}
-		if acquired.Reason == string(v1alpha1.ReasonPaused) || acquired.Reason == string(v1alpha1.ReasonDeleting) {
+		if givenUp[v1alpha1.ConditionReason(acquired.Reason)] || gaveBack != 0 && gaveBack == uint64(before.FencingToken) {
 			event.Type, event.Reason = corev1.EventTypeNormal, EventReleased
 		}
 		list = append(list, event)
@@ -79,7 +92,8 @@ func of(c *metav1.Condition, action EventAction) []Event {
 		return nil
 	}
 	kind := corev1.EventTypeWarning
-	if c.Reason == string(v1alpha1.ReasonHeldElsewhere) || c.Reason == string(v1alpha1.ReasonPaused) {
+	switch v1alpha1.ConditionReason(c.Reason) {
+	case v1alpha1.ReasonHeldElsewhere, v1alpha1.ReasonPaused, v1alpha1.ReasonDeferring:
 		kind = corev1.EventTypeNormal
 	}
 	return []Event{{kind, EventReason(c.Reason), action, c.Message}}

@@ -43,7 +43,7 @@ func (g *guarding) yield(ctx context.Context) (bool, error) {
 	if err := g.running.Yield(ctx); err != nil {
 		ctrl.LoggerFrom(ctx).Info("Giving the lock back; it goes on in the background", "error", err.Error())
 	}
-	g.yielded.note(g.object())
+	g.yielded.note(g.object(), grant.Fence())
 	fault.Point("yielded")
 	return true, nil
 }
@@ -52,22 +52,27 @@ func (g *guarding) yield(ctx context.Context) (bool, error) {
 // that is taken again for the next Job of the queue.
 const turn = 300 * time.Millisecond
 
-// yielded remembers when a lock was given back last.
+// yielded remembers when a lock was given back last, and which grant of it.
 type yielded struct {
 	mu sync.Mutex
-	by map[types.NamespacedName]time.Time
+	by map[types.NamespacedName]yield
 }
 
-func (y *yielded) note(lock types.NamespacedName) {
+type yield struct {
+	at    time.Time
+	fence uint64
+}
+
+func (y *yielded) note(lock types.NamespacedName, fence uint64) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	if y.by == nil {
-		y.by = map[types.NamespacedName]time.Time{}
+		y.by = map[types.NamespacedName]yield{}
 	}
-	y.by[lock] = time.Now()
+	y.by[lock] = yield{time.Now(), fence}
 }
 
-func (y *yielded) at(lock types.NamespacedName) time.Time {
+func (y *yielded) last(lock types.NamespacedName) yield {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	return y.by[lock]

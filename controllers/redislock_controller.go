@@ -282,7 +282,7 @@ func (r *RedisLockReconciler) show(ctx context.Context, g *guarding, again time.
 	}
 	if g.terms.Exclusive && g.plan.Compete && !v.observation.Held && v.observation.Reason == v1alpha1.ReasonReleased {
 		// It was given back between two runs, and is taken again in a moment.
-		if left := turn - time.Since(g.yielded.at(g.object())); left > 0 {
+		if left := turn - time.Since(g.yielded.last(g.object()).at); left > 0 {
 			if again == 0 || left < again {
 				again = left
 			}
@@ -382,7 +382,7 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 		return client.IgnoreNotFound(err)
 	}
 	measureTransitions(object, ptr.Deref(after.Transitions, 0)-ptr.Deref(before.Transitions, 0))
-	for _, event := range eventsOf(before, after) {
+	for _, event := range eventsOf(before, after, r.yielded.last(object).fence) {
 		r.Recorder.Eventf(v.lock, nil, event.Type, string(event.Reason), string(event.Action), "%s", event.Message)
 	}
 	return nil

@@ -53,6 +53,13 @@ func heldHere() campaign.Observation {
 	}
 }
 
+// heldBefore is a grant that was given back since.
+func heldBefore() campaign.Observation {
+	o := heldHere()
+	o.Fence = 5
+	return o
+}
+
 func heldThere(fingerprint string) campaign.Observation {
 	identity := green
 	identity.Fingerprint = fingerprint
@@ -340,7 +347,7 @@ func FuzzStatusIsIdempotent(f *testing.F) {
 				t.Fatalf("not the same:\n%+v\n%+v", *before, after)
 			}
 		}
-		if again := eventsOf(v.lock.Status, v.status()); len(again) != 0 {
+		if again := eventsOf(v.lock.Status, v.status(), 0); len(again) != 0 {
 			t.Fatalf("events of nothing: %+v", again)
 		}
 		for _, grant := range v.lock.Status.History {
@@ -384,6 +391,13 @@ func TestEventsOf(t *testing.T) {
 		{"lost to another", new(viewOf(heldHere())), viewOf(heldThere("f00d")), []Event{warning(EventLost, ActionCompete, "cluster green holds the lock")}},
 		{"drained", new(viewOf(heldHere())), viewOf(free(v1alpha1.ReasonPaused)), []Event{normal(EventReleased, ActionCompete, "because of Paused")}},
 		{"deleted", new(viewOf(heldHere())), deleting, []Event{normal(EventReleased, ActionCompete, "not yet")}},
+		{"given back after a Job", new(viewOf(heldHere())), viewOf(free(v1alpha1.ReasonReleased)), []Event{normal(EventReleased, ActionCompete, "because of Released")}},
+		{"no Job waits any more", new(viewOf(heldHere())), viewOf(free(v1alpha1.ReasonIdle)), []Event{normal(EventReleased, ActionCompete, "because of Idle")}},
+		{"given up to a preferred cluster", new(viewOf(heldHere())), viewOf(free(v1alpha1.ReasonDeferring)), []Event{normal(EventReleased, ActionCompete, "because of Deferring")}},
+		{"given back, and another has it already", new(viewOf(heldBefore())), viewOf(heldThere("f00d")), []Event{normal(EventReleased, ActionCompete, "cluster green holds the lock")}},
+		{"idle is the usual course", new(viewOf(heldThere("f00d"))), viewOf(free(v1alpha1.ReasonIdle)), nil},
+		{"so is a release in passing", new(viewOf(heldThere("f00d"))), viewOf(free(v1alpha1.ReasonReleased)), nil},
+		{"a preferred cluster is there", new(viewOf(free(v1alpha1.ReasonCompeting))), viewOf(free(v1alpha1.ReasonDeferring)), []Event{normal("Deferring", ActionCompete, "because of Deferring")}},
 		{"paused without holding", new(viewOf(free(v1alpha1.ReasonCompeting))), viewOf(free(v1alpha1.ReasonPaused)), []Event{normal("Paused", ActionCompete, "because of Paused")}},
 		{"another holds it", new(viewOf(free(v1alpha1.ReasonCompeting))), viewOf(heldThere("f00d")), []Event{normal("HeldElsewhere", ActionCompete, "cluster green holds the lock")}},
 		{"another follows", new(viewOf(heldThere("f00d"))), viewOf(successor), []Event{normal("HeldElsewhere", ActionCompete, "cluster red holds the lock")}},
@@ -408,7 +422,7 @@ func TestEventsOf(t *testing.T) {
 			}
 			tc.after.lock = tc.after.lock.DeepCopy()
 			tc.after.lock.Status = before
-			g.Expect(eventsOf(before, tc.after.status())).To(ConsistOf(tc.want))
+			g.Expect(eventsOf(before, tc.after.status(), 5)).To(ConsistOf(tc.want))
 		})
 	}
 }
