@@ -181,17 +181,26 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 	if g == nil {
 		return ctrl.Result{RequeueAfter: again}, err
 	}
-	if deleting && err == nil {
-		done, err := r.finalize(ctx, g)
-		if done || err != nil {
-			return ctrl.Result{}, err
+	if deleting {
+		done, failed := r.finalize(ctx, g)
+		if done || failed != nil {
+			return ctrl.Result{}, failed
+		}
+		if err != nil {
+			// Redis may be away, and the object goes all the same when its lease has lapsed.
+			ctrl.LoggerFrom(ctx).Info("Seeing to the Jobs of a RedisLock that is being deleted; it is tried again", "error", err.Error())
+			g.soon(releaseRetry)
+			err = nil
 		}
 	}
 	if wait := g.next(); wait > 0 && (again == 0 || wait < again) {
 		again = wait
 	}
 	again, failed := r.show(ctx, g, again)
-	return ctrl.Result{RequeueAfter: again}, errors.Join(err, failed)
+	if err = errors.Join(err, failed); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: again}, nil
 }
 
 // guard has the campaign run and sees to the Jobs. It returns no guarding where this
@@ -383,6 +392,16 @@ func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding) (bool, 
 		if o := g.running.Observe(); left > 0 && (!o.Known || o.Held) {
 			g.problem = &problem{v1alpha1.ReasonDeleting, "the lock is being given back"}
 			g.soon(min(releaseRetry, left))
+			return false, nil
+		}
+		// However long that takes: of a Job that was deleted, pods live on for their grace.
+		live, failed := g.livePods(ctx, client.MatchingLabels{v1alpha1.LockLabel: lock.Name})
+		if failed != nil {
+			return false, failed
+		}
+		if live != "" {
+			g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("this object stays until pod %s of a guarded Job has ended", live)}
+			g.soon(releaseRetry)
 			return false, nil
 		}
 		spec, _ := r.spec(lock)
