@@ -47,7 +47,7 @@ clean: ## Remove what was built.
 ##@ Try it
 
 .PHONY: demo
-demo: redis controlplane ## Two clusters, one Redis: watch a lock change hands (KEEP=1 leaves them running).
+demo: redis controlplane ## Two clusters, one Redis: a lock changes hands, a CronJob runs once a tick (KEEP=1 leaves them running).
 	KEEP='$(KEEP)' $(GO) run ./hack/demo
 
 .PHONY: run
@@ -102,7 +102,7 @@ test: redis controlplane ## Run all tests (TEST_PKGS, TEST_ARGS).
 
 .PHONY: test-e2e
 test-e2e: redis controlplane ## Run the tests with whole clusters only (TEST_ARGS).
-	$(GO) test -race -timeout=30m -v ./test/e2e/... $(TEST_ARGS)
+	$(GO) test -race -p=1 -timeout=30m -v ./test/e2e/... ./test/realnode/... $(TEST_ARGS)
 
 .PHONY: test-chaos
 test-chaos: redis controlplane ## Break things in three clusters for 25 minutes and judge (CHAOS_SEED, CHAOS_DURATION, CHAOS_CLUSTERS).

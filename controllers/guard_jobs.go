@@ -145,10 +145,11 @@ func (g *guarding) makeJob(ctx context.Context, step *guard.Step) (bool, error) 
 	return false, nil // it is on its way to the cache
 }
 
-// livePods names a pod that has not ended, past the cache; "" where there is none.
-func (g *guarding) livePods(ctx context.Context, labels client.MatchingLabels) (string, error) {
+// livePods names a pod of the Jobs of a lock that has not ended, past the cache; ""
+// where there is none.
+func (r *RedisLockReconciler) livePods(ctx context.Context, lock types.NamespacedName) (string, error) {
 	var pods corev1.PodList
-	if err := g.Live.List(ctx, &pods, client.InNamespace(g.lock.Namespace), labels); err != nil {
+	if err := r.Live.List(ctx, &pods, client.InNamespace(lock.Namespace), client.MatchingLabels{v1alpha1.LockLabel: lock.Name}); err != nil {
 		return "", err
 	}
 	for i := range pods.Items {

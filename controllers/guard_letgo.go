@@ -31,7 +31,7 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 	if g.terms.Exclusive && g.running.Observe().Adopted && g.served.of(g.object()) != grant.Fence() {
 		// The process before us may have recorded the end of a Job that somebody deleted,
 		// and whose pods are still ending.
-		live, err := g.livePods(ctx, client.MatchingLabels{v1alpha1.LockLabel: g.lock.Name})
+		live, err := g.livePods(ctx, g.object())
 		if err != nil {
 			return false, err
 		}

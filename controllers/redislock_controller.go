@@ -188,6 +188,12 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 		if done || failed != nil {
 			return ctrl.Result{}, failed
 		}
+		if err != nil {
+			// Redis may be away, and the object goes all the same when its lease has lapsed.
+			ctrl.LoggerFrom(ctx).Info("Seeing to the Jobs of a RedisLock that is being deleted; it is tried again", "error", err.Error())
+			g.soon(releaseRetry)
+			err = nil
+		}
 	}
 	if wait := g.next(); wait > 0 && (again == 0 || wait < again) {
 		again = wait
@@ -334,13 +340,17 @@ func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.Namespaced
 			errs = append(errs, r.dropFinalizer(ctx, job))
 		}
 	}
-	if stopping {
-		return ctrl.Result{RequeueAfter: time.Second}, errors.Join(errs...)
+	live, err := r.livePods(ctx, lock)
+	if err = errors.Join(append(errs, err)...); err != nil {
+		return ctrl.Result{}, err
+	}
+	if stopping || live != "" {
+		return ctrl.Result{RequeueAfter: time.Second}, nil
 	}
 	if len(jobs) == 0 {
 		r.forget(lock)
 	}
-	return ctrl.Result{}, errors.Join(append(errs, r.Campaigns.Release(ctx, lock))...)
+	return ctrl.Result{}, r.Campaigns.Release(ctx, lock)
 }
 
 func (r *RedisLockReconciler) forget(object types.NamespacedName) {
@@ -400,13 +410,26 @@ func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding, err err
 	}
 	lapses := lock.DeletionTimestamp.Add(lease(lock) + lockDelay(lock))
 	left := time.Until(lapses)
-	if g.problem == nil && err == nil {
+	usable := g.problem == nil
+	if usable {
 		// While it is held something may run under it: the guard gives it back.
 		if o := g.running.Observe(); o.Held || !o.Known && left > 0 {
 			g.problem = &problem{v1alpha1.ReasonDeleting, cmp.Or(g.kept, "the lock is being given back")}
 			g.soon(releaseRetry)
 			return false, nil
 		}
+	}
+	// However long that takes: of a Job that was deleted, pods live on for their grace.
+	live, failed := r.livePods(ctx, object)
+	if failed != nil {
+		return false, failed
+	}
+	if live != "" {
+		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("this object stays until pod %s of a guarded Job has ended", live)}
+		g.soon(releaseRetry)
+		return false, nil
+	}
+	if usable && err == nil {
 		spec, _ := r.spec(lock)
 		if err = r.Campaigns.Release(ctx, object); err == nil {
 			err = campaign.Clear(ctx, spec)

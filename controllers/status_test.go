@@ -273,7 +273,7 @@ func TestTransitionsAreCountedOnce(t *testing.T) {
 	before := lock.Status
 	lock.Status = v.status()
 	g.Expect(*lock.Status.Transitions).To(BeEquivalentTo(5), "it was lost and had again between two looks")
-	g.Expect(eventsOf(before, lock.Status)).To(ContainElement(HaveField("Reason", EventAcquired)))
+	g.Expect(eventsOf(before, lock.Status, 0)).To(ContainElement(HaveField("Reason", EventAcquired)))
 }
 
 func TestWhatWasSeenIsNotForgotten(t *testing.T) {

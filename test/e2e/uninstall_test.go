@@ -135,6 +135,36 @@ var _ = Describe("A namespace with guarded Jobs", func() {
 	)
 })
 
+var _ = Describe("A RedisLock that is deleted", func() {
+	It("is not given back while pods of a deleted Job still end, however long they take", func(ctx context.Context) {
+		st := newStand(ctx)
+		st.run(blue, green)
+		create(ctx, st.onDemand("nightly"), blue)
+		job := guardedJob(st.namespace, "slow", "10m")
+		job.Spec.Template.Annotations[cluster.StopForAnnotation] = "15s" // the lease is 5 s
+		Expect(blue.Create(ctx, job)).To(Succeed())
+		blue.eventuallyJob(ctx, st.namespace, "slow", func(g Gomega, job *batchv1.Job) { g.Expect(job.Status.Ready).To(HaveValue(BeEquivalentTo(1))) })
+		create(ctx, st.onDemand("nightly"), green)
+		Expect(green.Create(ctx, guardedJob(st.namespace, "next", "0s"))).To(Succeed())
+
+		deleted := time.Now()
+		Expect(blue.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground))).To(Succeed())
+		Expect(blue.Delete(ctx, st.onDemand("nightly"))).To(Succeed())
+		green.eventuallyJob(ctx, st.namespace, "next", func(g Gomega, job *batchv1.Job) {
+			if *job.Spec.Suspend {
+				g.Expect(job.Spec.Suspend).To(HaveValue(BeFalse()))
+			}
+			var pods corev1.PodList
+			Expect(blue.List(ctx, &pods, client.InNamespace(st.namespace))).To(Succeed())
+			for _, pod := range pods.Items {
+				Expect(pod.Status.Phase).To(BeElementOf(corev1.PodFailed, corev1.PodSucceeded), "pod %s runs beside the other cluster's", pod.Name)
+			}
+		})
+		AddReportEntry("started elsewhere after", time.Since(deleted).Round(time.Millisecond).String())
+		Expect(time.Since(deleted)).To(BeNumerically(">", 10*time.Second))
+	}, SpecTimeout(2*time.Minute))
+})
+
 // undeploy runs make undeploy as a person would, with further variables.
 func undeploy(ctx context.Context, c *cluster.Cluster, variables ...string) (string, error) {
 	GinkgoHelper()
