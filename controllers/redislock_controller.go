@@ -199,7 +199,13 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 		again = wait
 	}
 	again, failed := r.show(ctx, g, again)
-	if err := errors.Join(err, failed); err != nil {
+	err = errors.Join(err, failed)
+	if err != nil && g.plan.Active > 0 {
+		// Jobs that run cannot wait for a back-off that grows: their watchdogs end them.
+		ctrl.LoggerFrom(ctx).Error(err, "Seeing to the Jobs of a RedisLock; it is tried again")
+		return ctrl.Result{RequeueAfter: time.Second}, nil
+	}
+	if err != nil {
 		return ctrl.Result{}, err // tried again soon, whatever else there is to wait for
 	}
 	return ctrl.Result{RequeueAfter: again}, nil
