@@ -72,11 +72,11 @@ var _ = Describe("The successor of a manager that was killed", func() {
 		Entry("before the lock was given back", "idle", oneJob, SpecTimeout(3*time.Minute)),
 		Entry("after the lock was given back", "yielded", oneJob, SpecTimeout(3*time.Minute)),
 		Entry("after the key's expiry was moved and before the deadline was", "covered", func(c *crash, point string) {
-			job := c.job("long", c.lock).RunFor(12 * time.Second).Obj()
+			job := c.job("long", c.lock).RunFor(14 * time.Second).Obj()
 			c.site.make(c.ctx, job)
 			c.die(point)
 			c.ranOnce(job)
-		}, withWatchdog(9*time.Second), SpecTimeout(3*time.Minute)),
+		}, withWatchdog(16*time.Second), SpecTimeout(3*time.Minute)),
 		Entry("after a Job was removed that is not needed", "removed", func(c *crash, point string) {
 			cronJob := c.site.makeCronJob(c.ctx, c.cronJob("ticks", c.lock).Obj())
 			var old []*batchv1.Job
@@ -152,10 +152,10 @@ var _ = Describe("Where the template of a Job that ran before is frozen", Ordere
 	scene := func(ctx context.Context, tick bool) (*crash, *batchv1.Job) {
 		c := newCrash(ctx, frozen)
 		if tick {
-			cronJob := frozen.makeCronJob(ctx, c.cronJob("tick", c.lock).RunFor(3*time.Second).Obj())
+			cronJob := frozen.makeCronJob(ctx, c.cronJob("tick", c.lock).RunFor(5*time.Second).Obj())
 			return c, frozen.tick(ctx, cronJob, wrappers.Tick(1))
 		}
-		job := c.job("plain", c.lock).RunFor(3 * time.Second).Obj()
+		job := c.job("plain", c.lock).RunFor(5 * time.Second).Obj()
 		frozen.make(ctx, job)
 		return c, job
 	}

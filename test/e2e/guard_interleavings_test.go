@@ -54,7 +54,7 @@ var _ = Describe("Interleavings of the guard", func() {
 	}, SpecTimeout(4*time.Minute))
 
 	It("24: a manager that was paused for longer than its lease starts nothing beside another cluster's Job", func(ctx context.Context) {
-		lock := st.lock("paused", onDemand, withLease(3*time.Second), withWatchdog(4*time.Second))
+		lock := st.lock("paused", onDemand, withLease(3*time.Second), withWatchdog(8*time.Second))
 		create(ctx, lock, blue, green)
 		paused := st.faulty(blue, fault.StopAt, "claimed")
 		Expect(paused.Start()).To(Succeed())
@@ -140,7 +140,7 @@ var _ = Describe("Interleavings of the guard", func() {
 	}, SpecTimeout(3*time.Minute))
 
 	It("27: a tick whose runner was lost is run by a cluster where Forbid skipped it", func(ctx context.Context) {
-		lock := st.lock("forbidden", onDemand, withLease(3*time.Second), withWatchdog(3*time.Second))
+		lock := st.lock("forbidden", onDemand, withLease(3*time.Second), withWatchdog(6*time.Second))
 		create(ctx, lock, blue, green)
 		at := wrappers.Tick(1)
 		st.run(blue, green)
@@ -172,7 +172,7 @@ var _ = Describe("Interleavings of the guard", func() {
 	}, SpecTimeout(4*time.Minute))
 
 	It("28: a Job whose operator is away for longer than lease and window has ended before another cluster starts", func(ctx context.Context) {
-		lock := st.lock("watched", onDemand, withLease(3*time.Second), withWatchdog(5*time.Second))
+		lock := st.lock("watched", onDemand, withLease(3*time.Second), withWatchdog(8*time.Second))
 		create(ctx, lock, blue, green)
 		seen := st.witness(ctx, lock, blue, green)
 		st.run(blue, green)

@@ -180,28 +180,27 @@ var _ = Describe("Guarded Jobs", Ordered, ContinueOnFailure, func() {
 			}
 		},
 		Entry("shorter", "own-short", 3*time.Second, time.Minute, SpecTimeout(3*time.Minute)),
-		Entry("longer", "own-long", 9*time.Second, 6*time.Second, SpecTimeout(3*time.Minute)),
+		Entry("longer", "own-long", 12*time.Second, 8*time.Second, SpecTimeout(3*time.Minute)),
 	)
 
 	It("have no deadline without a watchdog", func(ctx context.Context) {
 		lock := st.lock("unwatched", onDemand, withWatchdog(0))
 		create(ctx, lock, blue)
-		job := st.job("unwatched", lock).RunFor(2 * time.Second).Obj()
+		job := st.job("unwatched", lock).Obj()
 		blue.make(ctx, job)
-		got := blue.eventually(ctx, job, isRunning)
+		got := blue.eventually(ctx, job, isComplete)
 		Expect(got.Spec.ActiveDeadlineSeconds).To(BeNil())
 		Expect(got.Annotations).NotTo(HaveKey(v1alpha1.DeadlineAnnotation))
-		blue.eventually(ctx, job, isComplete)
 		st.eventuallyFree(ctx, lock)
 	}, SpecTimeout(2*time.Minute))
 
 	It("outlive their watchdog's window while their operator lives", func(ctx context.Context) {
-		lock := st.lock("prolonged", onDemand, withWatchdog(6*time.Second))
+		lock := st.lock("prolonged", onDemand, withWatchdog(10*time.Second))
 		create(ctx, lock, blue)
-		job := st.job("prolonged", lock).RunFor(10 * time.Second).Obj()
+		job := st.job("prolonged", lock).RunFor(12 * time.Second).Obj()
 		blue.make(ctx, job)
 		got := blue.eventually(ctx, job, isComplete)
-		Expect(*got.Spec.ActiveDeadlineSeconds).To(BeNumerically(">", 6))
+		Expect(*got.Spec.ActiveDeadlineSeconds).To(BeNumerically(">", 10))
 	}, SpecTimeout(3*time.Minute))
 
 	It("are deleted when their lease is lost, with onLost Delete", func(ctx context.Context) {
@@ -374,22 +373,23 @@ var _ = Describe("Guarded Jobs", Ordered, ContinueOnFailure, func() {
 		lock := st.lock(name, onDemand, withLease(time.Minute))
 		create(ctx, lock, blue, green)
 		seen := st.witness(ctx, lock, blue, green)
-		running, waiting, theirs := st.job(name+"-a", lock).RunFor(4*time.Second).Obj(), st.job(name+"-b", lock).Obj(), st.job(name+"-c", lock).Obj()
+		running, waiting, theirs := st.job(name+"-a", lock).RunFor(time.Hour).Obj(), st.job(name+"-b", lock).Obj(), st.job(name+"-c", lock).Obj()
 		blue.make(ctx, running)
 		blue.eventually(ctx, running, isRunning)
 		blue.make(ctx, waiting)
 		drain(ctx, lock)
 		DeferCleanup(resume, lock)
-		Eventually(func(g Gomega) {
-			g.Expect(*blue.status(ctx, g, lock).WaitingJobs).To(BeEquivalentTo(1))
-		}).WithContext(ctx).Should(Succeed())
 		green.make(ctx, theirs)
-		blue.eventually(ctx, running, isComplete)
+		blue.eventuallyNote(ctx, waiting, "so it stays out")
+		isRunning(Default, blue.getJob(ctx, Default, running))
+		neverStarted(Default, green.getJob(ctx, Default, theirs))
+
+		By("ending the one that runs")
+		blue.remove(ctx, running)
 		green.eventually(ctx, theirs, isComplete)
 		Eventually(func(g Gomega) {
 			g.Expect(reason(blue.status(ctx, g, lock), v1alpha1.ConditionAcquired)).To(Equal(v1alpha1.ReasonPaused))
 		}).WithContext(ctx).Should(Succeed())
-		blue.eventuallyNote(ctx, waiting, "so it stays out")
 		neverStarted(Default, blue.getJob(ctx, Default, waiting))
 		Expect(seen.overlaps()).To(BeEmpty())
 
@@ -415,15 +415,16 @@ var _ = Describe("Guarded Jobs", Ordered, ContinueOnFailure, func() {
 	It("keep a RedisLock that is deleted until they have ended, and it says so", func(ctx context.Context) {
 		lock := st.lock("parting", onDemand)
 		create(ctx, lock, blue)
-		job, waiting := st.job("parting", lock).RunFor(5*time.Second).Obj(), st.job("stranded", lock).Obj()
+		job, waiting := st.job("parting", lock).RunFor(time.Hour).Obj(), st.job("stranded", lock).Obj()
 		blue.make(ctx, job)
 		blue.eventually(ctx, job, isRunning)
 		blue.make(ctx, waiting)
 		Expect(blue.Delete(ctx, lock.DeepCopy())).To(Succeed())
 		Eventually(func(g Gomega) {
 			g.Expect(message(blue.status(ctx, g, lock), v1alpha1.ConditionReady)).To(ContainSubstring("until the guarded Jobs that run have ended: 1"))
-		}).WithContext(ctx).WithPolling(20 * time.Millisecond).Should(Succeed())
-		blue.eventually(ctx, job, isComplete)
+		}).WithContext(ctx).WithTimeout(patient).Should(Succeed())
+		isRunning(Default, blue.getJob(ctx, Default, job))
+		blue.remove(ctx, job)
 		Eventually(func() bool { return blue.gone(ctx, lock) }).WithContext(ctx).WithTimeout(patient).Should(BeTrue())
 		st.eventuallyFree(ctx, lock)
 		neverStarted(Default, blue.getJob(ctx, Default, waiting))
