@@ -38,7 +38,7 @@ GOLANGCI_LINT := $(GO) run -modfile=go.tools.mod ./hack/tools/golangci-lint/main
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*##"; printf "Usage: make \033[36m<target>\033[0m\n"} \
 		/^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-zA-Z0-9_-]+:.*##/ {printf "  \033[36m%-16s\033[0m%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-zA-Z0-9_-]+:.*##/ {printf "  \033[36m%-17s\033[0m%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: clean
 clean: ## Remove what was built.
@@ -47,7 +47,7 @@ clean: ## Remove what was built.
 ##@ Try it
 
 .PHONY: demo
-demo: redis controlplane ## Two clusters, one Redis: watch a lock change hands (KEEP=1 leaves them running).
+demo: redis controlplane ## Two clusters, one Redis: a lock changes hands, a CronJob runs once a tick (KEEP=1 leaves them running).
 	KEEP='$(KEEP)' $(GO) run ./hack/demo
 
 .PHONY: run
@@ -102,7 +102,15 @@ test: redis controlplane ## Run all tests (TEST_PKGS, TEST_ARGS).
 
 .PHONY: test-e2e
 test-e2e: redis controlplane ## Run the tests with whole clusters only (TEST_ARGS).
-	$(GO) test -race -timeout=30m -v ./test/e2e/... $(TEST_ARGS)
+	$(GO) test -race -p=1 -timeout=30m -v ./test/e2e/... ./test/realnode/... $(TEST_ARGS)
+
+.PHONY: test-chaos
+test-chaos: redis controlplane ## Break things in three clusters for 25 minutes and judge (CHAOS_SEED, CHAOS_DURATION, CHAOS_CLUSTERS).
+	$(GO) run ./test/chaos/cmd/chaos
+
+.PHONY: test-chaos-proof
+test-chaos-proof: redis controlplane ## See that chaos finds what is wrong when a safeguard is left out (15 minutes).
+	$(GO) run ./test/chaos/cmd/chaos proof
 
 .PHONY: bench
 bench: redis ## Measure the lock beside its peers, in one run (BENCH_ARGS).
@@ -147,9 +155,8 @@ install: ## Install the CRD and the policies, which is what an operator needs th
 	$(KUSTOMIZE) build config/install | $(KUBECTL) apply --server-side -f -
 
 .PHONY: uninstall
-uninstall: ## Remove the CRD and with it all RedisLocks, and the policies; the operator has to be running to release the locks.
-	@KUBECTL='$(KUBECTL)' hack/nothing-guarded.sh
-	$(KUSTOMIZE) build config/install | $(KUBECTL) delete --ignore-not-found -f -
+uninstall: ## Release and remove all RedisLocks, the policies and the CRD; the operator that runs elsewhere has to be running.
+	@KUBECTL='$(KUBECTL)' KUSTOMIZE='$(KUSTOMIZE)' hack/undeploy.sh crd
 
 .PHONY: deploy
 deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=... (WITHOUT_MUTATING=1 before Kubernetes 1.36).
@@ -158,9 +165,5 @@ deploy: ## Deploy the operator: make deploy CLUSTER_NAME=blue IMG=... (WITHOUT_M
 	$(KUSTOMIZE) build bin/overlay | $(KUBECTL) apply --server-side -f -
 
 .PHONY: undeploy
-undeploy: ## Delete all RedisLocks, wait until they are released, and remove the operator (FORCE=1: although guarded CronJobs are there).
-	@KUBECTL='$(KUBECTL)' hack/nothing-guarded.sh
-	@if $(KUBECTL) get crd redislocks.redislock.io >/dev/null 2>&1; then \
-		$(KUBECTL) delete redislocks.redislock.io --all --all-namespaces --timeout=2m; fi
-	@hack/overlay.sh bin/overlay-undeploy '$(IMG_NAME)' '$(IMG_TAG)' ''
-	$(KUSTOMIZE) build bin/overlay-undeploy | $(KUBECTL) delete --ignore-not-found -f -
+undeploy: ## Remove the operator and all RedisLocks, in the order in which nothing guarded starts unguarded (TIMEOUT).
+	@KUBECTL='$(KUBECTL)' KUSTOMIZE='$(KUSTOMIZE)' hack/undeploy.sh

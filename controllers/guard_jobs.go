@@ -66,14 +66,32 @@ func (g *guarding) removeJob(ctx context.Context, step *guard.Step) error {
 		return err
 	}
 	fault.Point("removed")
-	if len(job.Finalizers) == 0 {
-		g.written.gone(job)
+	if err := g.noteRemoval(ctx, job); err != nil {
+		return err
 	}
 	measureRemoved(g.object(), step)
 	if step.CronJob != nil {
 		g.tell(step.CronJob, jobEvent(removedType(step.Reason), step))
 	} else {
 		g.tell(job, jobEvent(removedType(step.Reason), step))
+	}
+	return nil
+}
+
+// noteRemoval remembers that a Job was deleted. One with a finalizer is there for a
+// while: to the cache it is as before, so it would be let go once more, and the claim
+// of that would be taken for one of a Job that somebody deleted.
+func (g *guarding) noteRemoval(ctx context.Context, job *batchv1.Job) error {
+	leaving := &batchv1.Job{}
+	if len(job.Finalizers) > 0 {
+		if err := g.Live.Get(ctx, client.ObjectKeyFromObject(job), leaving); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	if leaving.UID == job.UID {
+		g.written.put(leaving)
+	} else {
+		g.written.gone(job)
 	}
 	return nil
 }
@@ -88,6 +106,7 @@ func removedType(reason guard.Reason) string {
 
 // stopJob suspends a Job that runs without a hold behind it.
 func (g *guarding) stopJob(ctx context.Context, step *guard.Step) error {
+	g.unguarded(step.Job)
 	if g.terms.DeleteOnLost && step.Job.Fence != 0 {
 		if err := g.Delete(ctx, step.Job.Job, client.Preconditions{UID: &step.Job.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
 			return err
@@ -97,6 +116,13 @@ func (g *guarding) stopJob(ctx context.Context, step *guard.Step) error {
 	}
 	g.tell(step.Job.Job, jobEvent(corev1.EventTypeWarning, step))
 	return nil
+}
+
+// unguarded tells of a running Job that was never let go.
+func (r *RedisLockReconciler) unguarded(job *guard.Job) {
+	if job.Fence == 0 && r.Unguarded != nil {
+		r.Unguarded()
+	}
 }
 
 func (r *RedisLockReconciler) suspend(ctx context.Context, job *batchv1.Job) error {
@@ -119,10 +145,11 @@ func (g *guarding) makeJob(ctx context.Context, step *guard.Step) (bool, error) 
 	return false, nil // it is on its way to the cache
 }
 
-// livePods names a pod that has not ended, past the cache; "" where there is none.
-func (g *guarding) livePods(ctx context.Context, labels client.MatchingLabels) (string, error) {
+// livePods names a pod of the Jobs of a lock that has not ended, past the cache; ""
+// where there is none.
+func (r *RedisLockReconciler) livePods(ctx context.Context, lock types.NamespacedName) (string, error) {
 	var pods corev1.PodList
-	if err := g.Live.List(ctx, &pods, client.InNamespace(g.lock.Namespace), labels); err != nil {
+	if err := r.Live.List(ctx, &pods, client.InNamespace(lock.Namespace), client.MatchingLabels{v1alpha1.LockLabel: lock.Name}); err != nil {
 		return "", err
 	}
 	for i := range pods.Items {

@@ -31,7 +31,7 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 	if g.terms.Exclusive && g.running.Observe().Adopted && g.served.of(g.object()) != grant.Fence() {
 		// The process before us may have recorded the end of a Job that somebody deleted,
 		// and whose pods are still ending.
-		live, err := g.livePods(ctx, client.MatchingLabels{v1alpha1.LockLabel: g.lock.Name})
+		live, err := g.livePods(ctx, g.object())
 		if err != nil {
 			return false, err
 		}
@@ -46,6 +46,10 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 		Cover: guard.Cover(job.Job, hold.Window), Retention: guard.Retention,
 	}))
 	switch {
+	case errors.Is(err, redislock.ErrLost) && claim.Fence != 0:
+		// The lease ended while the answer was under way. The Job was not let go for it.
+		_, err := g.lockClient.ReopenRun(ctx, g.key, job.Run, claim.Fence)
+		return false, err
 	case errors.Is(err, redislock.ErrLost):
 		return false, nil // the campaign tells
 	case errors.Is(err, redislock.ErrNotClaimed):

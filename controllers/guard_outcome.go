@@ -107,7 +107,7 @@ func (g *guarding) buryClaim(ctx context.Context, step *guard.Step) (bool, error
 	}) {
 		return false, nil
 	}
-	if live, err := g.livePods(ctx, client.MatchingLabels{v1alpha1.LockLabel: g.lock.Name}); err != nil || live != "" {
+	if live, err := g.livePods(ctx, g.object()); err != nil || live != "" {
 		return false, err
 	}
 	if err := g.finish(ctx, step); err != nil {

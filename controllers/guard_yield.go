@@ -9,9 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/fault"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
@@ -30,7 +28,7 @@ func (g *guarding) yield(ctx context.Context) (bool, error) {
 	if slices.ContainsFunc(runs.Active, func(a redislock.ActiveRun) bool { return a.Grant == grant.Fence() }) {
 		return false, nil
 	}
-	live, err := g.livePods(ctx, client.MatchingLabels{v1alpha1.LockLabel: g.lock.Name})
+	live, err := g.livePods(ctx, g.object())
 	if err != nil {
 		return false, err
 	}
@@ -98,7 +96,7 @@ func (g *guarding) settle(ctx context.Context) error {
 		g.soon(wait)
 		return nil
 	}
-	live, err := g.livePods(ctx, client.MatchingLabels{v1alpha1.LockLabel: g.lock.Name})
+	live, err := g.livePods(ctx, g.object())
 	if err != nil {
 		return err
 	}

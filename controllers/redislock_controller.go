@@ -62,6 +62,9 @@ type RedisLockReconciler struct {
 	ClusterUID string
 	// Namespace is the operator's own.
 	Namespace string
+	// Unguarded, where it is set, is told of each Job that somebody else started, which
+	// the policies should have kept from it.
+	Unguarded func()
 
 	written   written
 	served    served
@@ -185,12 +188,27 @@ func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 		if done || failed != nil {
 			return ctrl.Result{}, failed
 		}
+		if err != nil {
+			// Redis may be away, and the object goes all the same when its lease has lapsed.
+			ctrl.LoggerFrom(ctx).Info("Seeing to the Jobs of a RedisLock that is being deleted; it is tried again", "error", err.Error())
+			g.soon(releaseRetry)
+			err = nil
+		}
 	}
 	if wait := g.next(); wait > 0 && (again == 0 || wait < again) {
 		again = wait
 	}
 	again, failed := r.show(ctx, g, again)
-	return ctrl.Result{RequeueAfter: again}, errors.Join(err, failed)
+	err = errors.Join(err, failed)
+	if err != nil && g.plan.Active > 0 {
+		// Jobs that run cannot wait for a back-off that grows: their watchdogs end them.
+		ctrl.LoggerFrom(ctx).Error(err, "Seeing to the Jobs of a RedisLock; it is tried again")
+		return ctrl.Result{RequeueAfter: time.Second}, nil
+	}
+	if err != nil {
+		return ctrl.Result{}, err // tried again soon, whatever else there is to wait for
+	}
+	return ctrl.Result{RequeueAfter: again}, nil
 }
 
 // guard has the campaign run and sees to the Jobs. It returns no guarding where this
@@ -317,6 +335,7 @@ func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.Namespaced
 			stopping = true
 		case guard.Running:
 			stopping = true
+			r.unguarded(j)
 			errs = append(errs, client.IgnoreNotFound(r.suspend(ctx, job)))
 			r.tell(job, missingLock(job, lock.Name))
 		case guard.Waiting:
@@ -327,13 +346,17 @@ func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.Namespaced
 			errs = append(errs, r.dropFinalizer(ctx, job))
 		}
 	}
-	if stopping {
-		return ctrl.Result{RequeueAfter: time.Second}, errors.Join(errs...)
+	live, err := r.livePods(ctx, lock)
+	if err = errors.Join(append(errs, err)...); err != nil {
+		return ctrl.Result{}, err
+	}
+	if stopping || live != "" {
+		return ctrl.Result{RequeueAfter: time.Second}, nil
 	}
 	if len(jobs) == 0 {
 		r.forget(lock)
 	}
-	return ctrl.Result{}, errors.Join(append(errs, r.Campaigns.Release(ctx, lock))...)
+	return ctrl.Result{}, r.Campaigns.Release(ctx, lock)
 }
 
 func (r *RedisLockReconciler) forget(object types.NamespacedName) {
@@ -393,13 +416,26 @@ func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding, err err
 	}
 	lapses := lock.DeletionTimestamp.Add(lease(lock) + lockDelay(lock))
 	left := time.Until(lapses)
-	if g.problem == nil && err == nil {
+	usable := g.problem == nil
+	if usable {
 		// While it is held something may run under it: the guard gives it back.
 		if o := g.running.Observe(); o.Held || !o.Known && left > 0 {
 			g.problem = &problem{v1alpha1.ReasonDeleting, cmp.Or(g.kept, "the lock is being given back")}
 			g.soon(releaseRetry)
 			return false, nil
 		}
+	}
+	// However long that takes: of a Job that was deleted, pods live on for their grace.
+	live, failed := r.livePods(ctx, object)
+	if failed != nil {
+		return false, failed
+	}
+	if live != "" {
+		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("this object stays until pod %s of a guarded Job has ended", live)}
+		g.soon(releaseRetry)
+		return false, nil
+	}
+	if usable && err == nil {
 		spec, _ := r.spec(lock)
 		if err = r.Campaigns.Release(ctx, object); err == nil {
 			err = campaign.Clear(ctx, spec)

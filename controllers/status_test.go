@@ -265,6 +265,15 @@ func TestTransitionsAreCountedOnce(t *testing.T) {
 		counted = append(counted, *lock.Status.Transitions)
 	}
 	g.Expect(counted).To(Equal([]int64{0, 1, 1, 2, 2, 2, 3}))
+
+	again := heldHere()
+	again.Fence = 10
+	v := viewOf(again)
+	v.lock = lock
+	before := lock.Status
+	lock.Status = v.status()
+	g.Expect(*lock.Status.Transitions).To(BeEquivalentTo(5), "it was lost and had again between two looks")
+	g.Expect(eventsOf(before, lock.Status, 0)).To(ContainElement(HaveField("Reason", EventAcquired)))
 }
 
 func TestWhatWasSeenIsNotForgotten(t *testing.T) {

@@ -176,11 +176,11 @@ func run(ctx context.Context, o options) error {
 	}
 	defer list.Close(ctx)
 	defer leave()
+	checker := policies.New(mgr.GetClient(), election.Namespace(), log.WithName("policies"))
 	reconciler := &controllers.RedisLockReconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("redislock-operator"),
-		Config: cfg, Stores: list, Campaigns: campaigns, ClusterUID: uid, Namespace: election.Namespace(),
+		Config: cfg, Stores: list, Campaigns: campaigns, ClusterUID: uid, Namespace: election.Namespace(), Unguarded: checker.Recheck,
 	}
-	checker := policies.New(mgr.GetClient(), election.Namespace(), log.WithName("policies"))
 	for _, err := range []error{
 		reconciler.SetupWithManager(mgr),
 		mgr.Add(list),

@@ -1,5 +1,6 @@
-// Command demo shows a lock change hands between two clusters, on one machine and
-// with nothing pretended: real API servers, a real Redis, the operator as it is.
+// Command demo shows a lock change hands between two clusters, and a CronJob that is
+// in both run once a tick, on one machine: real API servers, a real Redis, the operator
+// as it is. The nodes are played, so that it needs no root: pods run in name only.
 //
 // It ends by itself, with exit code 0 if everything it announces was seen. With
 // KEEP=1 it leaves all of it running until Ctrl-C and prints the kubeconfigs.
@@ -21,6 +22,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -96,13 +98,16 @@ func run(ctx context.Context) (err error) {
 	if err := story(ctx, sites); err != nil {
 		return err
 	}
+	if err := guardStory(ctx, sites, redis.URL()); err != nil {
+		return err
+	}
 	if os.Getenv("KEEP") == "" || os.Getenv("KEEP") == "0" {
 		fmt.Println("\nThat was all of it. KEEP=1 leaves it running for you to try things.")
 		return nil
 	}
 	fmt.Println("\nEverything keeps running. In another terminal:")
 	for _, s := range sites {
-		get, err := s.cluster.KubectlCommand(ctx, "get", "redislocks", "-A")
+		get, err := s.cluster.KubectlCommand(ctx, "get", "redislocks,cronjobs,jobs", "-A")
 		if err != nil {
 			return err
 		}
@@ -195,11 +200,11 @@ func story(ctx context.Context, sites []*site) error {
 
 func (s *site) start(ctx context.Context, binary, folder, redisURL string) error {
 	var err error
-	if s.cluster, err = cluster.Start(ctx, cluster.Options{Name: s.name, Log: os.Stderr}); err != nil {
+	if s.cluster, err = cluster.Start(ctx, cluster.Options{Name: s.name, Nodes: cluster.NodesKwok, Log: os.Stderr}); err != nil {
 		return err
 	}
 	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return err
 	}
 	if s.client, err = client.New(s.cluster.RESTConfig(), client.Options{Scheme: scheme}); err != nil {

@@ -1,8 +1,9 @@
 //go:build !faults
 
-// Package fault has points at which a manager built with the tag "faults" dies, and
-// switches by which it leaves a safeguard out, for tests that prove that a crash is
-// made good and that a safeguard is needed. In every other build they are nothing.
+// Package fault has points at which a manager built with the tag "faults" dies or
+// stands still, and switches by which it leaves a safeguard out, for tests that prove
+// that a crash is made good and that a safeguard is needed. In every other build they
+// are nothing.
 package fault
 
 import (

@@ -1,13 +1,15 @@
 //go:build faults
 
-// Package fault has points at which a manager built with the tag "faults" dies, and
-// switches by which it leaves a safeguard out, for tests that prove that a crash is
-// made good and that a safeguard is needed. In every other build they are nothing.
+// Package fault has points at which a manager built with the tag "faults" dies or
+// stands still, and switches by which it leaves a safeguard out, for tests that prove
+// that a crash is made good and that a safeguard is needed. In every other build they
+// are nothing.
 package fault
 
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -18,36 +20,39 @@ import (
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
-// Environment variables of a manager built with the tag.
-const (
-	// At names the point at which the process kills itself.
-	At = "REDISLOCK_FAULT_AT"
-	// Once is a file that is made then; where it exists nothing happens any more.
-	Once = "REDISLOCK_FAULT_ONCE"
-	// Without lists safeguards that are left out, separated by commas: claims, watchdog
-	// or fence.
-	Without = "REDISLOCK_FAULT_WITHOUT"
-)
-
 var (
 	at      = os.Getenv(At)
+	stopAt  = strings.Split(os.Getenv(StopAt), ",")
 	once    = os.Getenv(Once)
 	without = strings.Split(os.Getenv(Without), ",")
 )
 
-// Point dies as by SIGKILL where the test said so.
+// Point dies as by SIGKILL, or stands still, where the test said so.
 func Point(name string) {
-	if name != at {
-		return
+	switch {
+	case name == at && first(once):
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	case slices.Contains(stopAt, name) && first(once+"."+name):
+		// The signal is only a request: nothing further happens here until it was
+		// followed and the process goes on.
+		goesOn := make(chan os.Signal, 1)
+		signal.Notify(goesOn, syscall.SIGCONT)
+		defer signal.Stop(goesOn)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		<-goesOn
 	}
-	file, err := os.OpenFile(once, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+}
+
+// first says whether nothing happened there yet, in this process or one before it.
+func first(mark string) bool {
+	file, err := os.OpenFile(mark, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return // it has died here before
+		return false
 	}
 	_, _ = fmt.Fprintln(file, os.Getpid())
 	_ = file.Close()
-	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	select {}
+	return true
 }
 
 // Claim makes every claim one of a run that nobody else knows.

@@ -559,7 +559,7 @@ func (p *planner) letGo(candidates []*Job) {
 	for _, job := range p.waiting {
 		if active, ok := unresolved(job); ok {
 			p.busy = true
-			if !p.Admit || !slices.Contains(candidates, job) {
+			if !p.Admit || !slices.Contains(candidates, job) || hasRun(job, active) {
 				p.do(Step{Kind: Void, Job: job, Run: active.Run, Fence: active.Fence})
 			}
 		}
@@ -572,7 +572,7 @@ func (p *planner) letGo(candidates []*Job) {
 			continue
 		}
 		p.Compete = true
-		_, mine := unresolved(job)
+		active, mine := unresolved(job)
 		switch {
 		case !p.Admit:
 			p.Waits[job.UID] = p.NotAdmitted
@@ -587,6 +587,8 @@ func (p *planner) letGo(candidates []*Job) {
 			p.Waits[job.UID] = "the lock is given back after each run, and is to be taken again"
 		case p.blocked(job):
 			p.Waits[job.UID] = "the run of its tick that was lost is still to be recorded as such"
+		case mine && hasRun(job, active):
+			p.Waits[job.UID] = "it was stopped while it ran, and is to get a new fencing token"
 		case !p.Hold.Fresh:
 			p.Waits[job.UID] = "too little is left of the lease: Redis is slow to renew it"
 			p.again(p.Now.Add(time.Second))
@@ -597,6 +599,10 @@ func (p *planner) letGo(candidates []*Job) {
 		}
 	}
 }
+
+// hasRun says that a Job which waits has run under a claim already: it was stopped while
+// a twin of this cluster had the lock, say, and may not go on with the same token.
+func hasRun(job *Job, claim redislock.ActiveRun) bool { return job.Fence == claim.Fence }
 
 // blocked says that a Job's tick was lost and is not to be run again.
 func (p *planner) blocked(job *Job) bool {

@@ -338,6 +338,8 @@ func TestClaimScriptCoversTheLock(t *testing.T) {
 	play.cover = 0
 	s.Expect(s.claim(play).duration(2)).To(about(time.Hour))
 	s.Expect(s.rdb.Persist(t.Context(), key).Val()).To(BeTrue())
+	s.Expect(s.claim(play).word()).To(Equal("again"))
+	s.expects(key, grant, Equal(persistent))
 	play.cover = minute
 	s.Expect(s.claim(play).word()).To(Equal("again"))
 	s.expects(key, grant, about(time.Minute))
@@ -362,6 +364,9 @@ func TestClaimScriptKeepsTheLongestExpiryThatWasAskedFor(t *testing.T) {
 	shorten()
 	s.Expect(s.reopen(s.active()[0].name(), digits(second, 1))).To(Equal("reopened"))
 	s.Expect(expiry()).To(about(8 * time.Hour))
+	s.Expect(s.rdb.HDel(t.Context(), runsKey(key), "expiry").Err()).To(Succeed())
+	s.claim(claimPlay{grant: grant, run: s.secondsAgo("y", 4), claimant: "c", expiry: time.Hour})
+	s.Expect(expiry()).To(about(8*time.Hour), "never shortened")
 }
 
 func TestClaimScriptForgetsWhatNoDecisionNeeds(t *testing.T) {

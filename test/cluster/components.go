@@ -37,6 +37,15 @@ func (c *Cluster) process(name string, args ...string) *Process {
 
 func (c *Cluster) etcdSocket() string { return filepath.Join(c.sockets, "etcd.sock") }
 
+// EtcdSocket is where etcd serves, for a look at the history behind the API server.
+// It is empty for an external cluster.
+func (c *Cluster) EtcdSocket() string {
+	if c.External() {
+		return ""
+	}
+	return c.etcdSocket()
+}
+
 func (c *Cluster) newEtcd() *Process {
 	// Nobody is to reach etcd by these addresses, but it wants some.
 	const nowhere = "http://127.0.0.1:1"

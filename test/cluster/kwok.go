@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/redislock-operator/redislock-operator/test/controlplane"
@@ -53,7 +54,8 @@ func (c *Cluster) startKwok(ctx context.Context) error {
 		return err
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: c.NodeName()}}
-	if _, err := client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+	// A clone has the node of the original, and so has a cluster that goes on.
+	if _, err := client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("make a node for kwok: %w", err)
 	}
 	c.Kwok.ready = func(ctx context.Context) error { return c.nodeReady(ctx, client) }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -8,16 +9,20 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/leader"
+	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 	"github.com/redislock-operator/redislock-operator/test/operator"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
@@ -29,9 +34,17 @@ type stand struct {
 	redis     *redisserver.Server
 	dir       string
 	managers  map[*site]*operator.Manager
+
+	redisClient *redislock.Client // see locks
 }
 
 func newStand(ctx context.Context) *stand {
+	GinkgoHelper()
+	return newStandIn(ctx, blue, green)
+}
+
+// newStandIn is newStand with other clusters than those that all specs share.
+func newStandIn(ctx context.Context, sites ...*site) *stand {
 	GinkgoHelper()
 	st := &stand{
 		namespace: fmt.Sprintf("e2e-%d", time.Now().UnixNano()),
@@ -39,9 +52,10 @@ func newStand(ctx context.Context) *stand {
 		dir:       artifacts(),
 		managers:  map[*site]*operator.Manager{},
 	}
-	for _, s := range []*site{blue, green} {
+	for _, s := range sites {
 		st.prepare(ctx, s)
 	}
+	st.locks() // which lives as long as the stand does
 	return st
 }
 
@@ -56,14 +70,26 @@ func (st *stand) prepare(ctx context.Context, s *site) {
 // clean takes away what a spec left in a cluster, without a manager's help.
 func (st *stand) clean(ctx context.Context, s *site) {
 	GinkgoHelper()
-	var locks v1alpha1.RedisLockList
-	Expect(s.List(ctx, &locks, client.InNamespace(st.namespace))).To(Succeed())
-	for i := range locks.Items {
-		lock := &locks.Items[i]
-		Expect(client.IgnoreNotFound(s.Patch(ctx, lock, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))))).To(Succeed())
-		Expect(client.IgnoreNotFound(s.Delete(ctx, lock))).To(Succeed())
+	// CronJobs first, or they make their Jobs again.
+	for _, list := range []client.ObjectList{&batchv1.CronJobList{}, &batchv1.JobList{}, &v1alpha1.RedisLockList{}} {
+		Expect(s.List(ctx, list, client.InNamespace(st.namespace))).To(Succeed())
+		Expect(meta.EachListItem(list, func(o runtime.Object) error {
+			object := o.(client.Object)
+			// A Job's other finalizers are Kubernetes' own.
+			patch := `{"metadata":{"finalizers":null}}`
+			if err := s.Patch(ctx, object, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
+				return client.IgnoreNotFound(err)
+			}
+			return client.IgnoreNotFound(s.Delete(ctx, object, client.PropagationPolicy(metav1.DeletePropagationBackground)))
+		})).To(Succeed())
 	}
-	// A manager that was killed leaves its Lease, for which the next would wait.
+	s.forgetLeader(ctx)
+}
+
+// forgetLeader takes the Lease away that a manager leaves which was killed, and for
+// which the next would wait.
+func (s *site) forgetLeader(ctx context.Context) {
+	GinkgoHelper()
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: leader.Name}}
 	Expect(client.IgnoreNotFound(s.Delete(ctx, lease))).To(Succeed())
 }
@@ -76,7 +102,7 @@ func (st *stand) config() string {
 // manager prepares a manager; it is ended after the spec.
 func (st *stand) manager(s *site, opts operator.Options) *operator.Manager {
 	GinkgoHelper()
-	opts.Binary, opts.Dir, opts.ClusterName = managerBinary, st.dir, s.name
+	opts.Binary, opts.Dir, opts.ClusterName = cmp.Or(opts.Binary, managerBinary), st.dir, s.name
 	if opts.Name == "" {
 		opts.Name = s.name
 	}

@@ -31,7 +31,7 @@ var (
 // site is one cluster with the operator installed.
 type site struct {
 	*cluster.Cluster
-	client.Client
+	client.WithWatch
 	name string
 }
 
@@ -71,9 +71,9 @@ func newSite(_ context.Context, name string, c *cluster.Cluster) *site {
 	scheme := runtime.NewScheme()
 	Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
 	Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
-	kube, err := client.New(c.RESTConfig(), client.Options{Scheme: scheme})
+	kube, err := client.NewWithWatch(c.RESTConfig(), client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
-	return &site{Cluster: c, Client: kube, name: name}
+	return &site{Cluster: c, WithWatch: kube, name: name}
 }
 
 // artifacts is the folder for the logs of a spec, kept where E2E_ARTIFACTS says.

@@ -292,7 +292,7 @@ func inOrder(jobs []batchv1.Job) error {
 		lock := job.Labels[v1alpha1.LockLabel]
 		fence, err := strconv.ParseUint(job.Annotations[v1alpha1.RunAnnotation], 10, 64)
 		if err != nil || fence <= last[lock] {
-			return fmt.Errorf("Job %s ran with fencing token %d after one created later had %d", job.Name, fence, last[lock])
+			return fmt.Errorf("out of order: Job %s ran with fencing token %d, and one created before it with %d", job.Name, fence, last[lock])
 		}
 		last[lock] = fence
 	}

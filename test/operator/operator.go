@@ -37,13 +37,21 @@ const (
 var groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + Namespace, "system:authenticated"}
 
 // Build compiles the manager and returns its path.
-func Build(ctx context.Context) (string, error) {
+func Build(ctx context.Context) (string, error) { return build(ctx, "manager") }
+
+// BuildFaults compiles a manager that dies or stands still where its environment says
+// so, and returns its path; see package fault.
+func BuildFaults(ctx context.Context) (string, error) {
+	return build(ctx, "manager-faults", "-tags=faults")
+}
+
+func build(ctx context.Context, name string, args ...string) (string, error) {
 	root, err := controlplane.Root()
 	if err != nil {
 		return "", err
 	}
-	binary := filepath.Join(root, "bin", "manager")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cmd/manager")
+	binary := filepath.Join(root, "bin", name)
+	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-o", binary}, args, []string{"./cmd/manager"})...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the manager: %w\n%s", err, out)

@@ -3,6 +3,7 @@ package policies
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
+	"github.com/redislock-operator/redislock-operator/test/operator"
 )
 
 func TestWhatAGuardedCronJobMayNotBe(t *testing.T) {
@@ -121,7 +123,7 @@ func TestWhatAGuardedCronJobMayBe(t *testing.T) {
 	}
 }
 
-func TestACronJobFromBeforeThePolicyCanBeDeleted(t *testing.T) {
+func TestWhatIsFromBeforeThePolicies(t *testing.T) {
 	t.Parallel()
 	g := NewWithT(t)
 	// In a cluster of its own, where the policies come later.
@@ -144,6 +146,17 @@ func TestACronJobFromBeforeThePolicyCanBeDeleted(t *testing.T) {
 	g.Expect(patch(t.Context(), s.root, old, func(c *batchv1.CronJob) { c.Finalizers = nil })).To(Succeed())
 	g.Expect(patch(t.Context(), s.root, stray, func(job *batchv1.Job) { job.Finalizers = nil })).To(Succeed())
 	g.Expect(patch(t.Context(), s.root, running, func(job *batchv1.Job) { set(&job.Annotations, "note", "") })).To(Succeed())
+	// Nothing but its label tells that this one has a lock.
+	g.Expect(running.Spec.Template.Labels).NotTo(HaveKey(v1alpha1.LockLabel))
+	_, err := s.KubectlInput(t.Context(), strings.ReplaceAll(jobRights, operator.User, alice), "apply", "-f", "-")
+	g.Expect(err).NotTo(HaveOccurred())
+	her := s.as(t, alice)
+	g.Eventually(func() error {
+		return patch(t.Context(), her, running, func(job *batchv1.Job) { set(&job.Annotations, "note", "hers") })
+	}).Should(Succeed())
+	g.Expect(denied(g, patch(t.Context(), her, running, func(job *batchv1.Job) {
+		delete(job.Labels, v1alpha1.LockLabel)
+	}))).To(ContainSubstring("not added to a Job that exists"))
 	// What the operator does to one that runs without a lock.
 	g.Expect(patch(t.Context(), s.root, running, func(job *batchv1.Job) { job.Spec.Suspend = new(true) })).To(Succeed())
 }

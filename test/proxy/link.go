@@ -74,7 +74,7 @@ func (l *link) requestLoop() {
 		if err != nil {
 			break
 		}
-		if !l.proxy.pass() {
+		if !l.proxy.pass() || !l.proxy.lag() {
 			return
 		}
 		rule, req := l.proxy.route(l, args)

@@ -27,6 +27,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,6 +64,7 @@ type Proxy struct {
 	port            *ports.Port
 	wg              sync.WaitGroup
 	closed          chan struct{}
+	slow            atomic.Int64
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -252,6 +254,16 @@ func (p *Proxy) Heal() {
 	}
 }
 
+// Slow delays every request by d; 0 ends that.
+func (p *Proxy) Slow(d time.Duration) { p.slow.Store(int64(d)) }
+
+// Forget forgets the requests seen so far, for a proxy that is to live for long.
+func (p *Proxy) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.requests = nil
+}
+
 // Swallow makes all requests, or all replies, vanish until Stop.
 func (p *Proxy) Swallow(dir Direction) *Swallowed {
 	s := &Swallowed{first: make(chan struct{}), proxy: p, dir: dir}
@@ -356,6 +368,20 @@ func (p *Proxy) vanish(dir Direction) bool {
 	}
 	s.once.Do(func() { close(s.first) })
 	return true
+}
+
+// lag waits for as long as a request is delayed. It is false when the proxy is closed.
+func (p *Proxy) lag() bool {
+	d := time.Duration(p.slow.Load())
+	if d == 0 {
+		return true
+	}
+	select {
+	case <-time.After(d):
+		return true
+	case <-p.closed:
+		return false
+	}
 }
 
 // pass waits while there is a partition. It is false when the proxy is closed.

@@ -345,6 +345,22 @@ func TestPartitionDelaysAndLosesNothing(t *testing.T) {
 	s.Expect(s.direct.Get(s.ctx, "n").Val()).To(Equal("5"))
 }
 
+func TestSlowDelaysEachRequest(t *testing.T) {
+	s := start(t)
+	c := s.proxied()
+	s.Expect(c.Ping(s.ctx).Err()).To(Succeed())
+	s.proxy.Forget()
+	s.Expect(s.proxy.Requests()).To(BeEmpty())
+	const delay = 200 * time.Millisecond
+	s.proxy.Slow(delay)
+	began := time.Now()
+	s.Expect(c.Incr(s.ctx, "n").Err()).To(Succeed())
+	s.Expect(time.Since(began)).To(BeNumerically(">=", delay))
+	s.proxy.Slow(0)
+	s.Expect(c.Incr(s.ctx, "n").Val()).To(BeEquivalentTo(2))
+	s.Expect(s.proxy.Requests()).To(HaveLen(2))
+}
+
 func TestServerThatIsGoneEndsConnections(t *testing.T) {
 	s := start(t)
 	c := s.proxied()
