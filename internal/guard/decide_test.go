@@ -323,6 +323,13 @@ func TestWhatMayStartIsLetGo(t *testing.T) {
 		"the one that was claimed goes on, though the grant has served": {
 			onDemand(jobs(first), active(firstRun, 101, theGrant, here+"/first-uid"), func(in *Input) { in.Served = theGrant }),
 			want{waiting: 1, compete: true, steps: []Step{letGo("first", firstRun)}}},
+		"what ran under its claim gets another": {
+			onDemand(jobs(newBatchJob("first", ran(101, theGrant))), active(firstRun, 101, theGrant, here+"/first-uid")),
+			want{waiting: 1, compete: true, waits: map[string]string{"first": "it was stopped while it ran, and is to get a new fencing token"},
+				steps: []Step{{Kind: Void, Job: about("first"), Run: firstRun, Fence: 101}}}},
+		"what ran under an earlier claim goes on under the new one": {
+			onDemand(jobs(newBatchJob("first", ran(90, 80))), active(firstRun, 101, theGrant, here+"/first-uid")),
+			want{waiting: 1, compete: true, steps: []Step{letGo("first", firstRun)}}},
 		"what was claimed is given up where nothing is admitted": {
 			onDemand(drained, jobs(first), active(firstRun, 101, theGrant, here+"/first-uid")),
 			want{waiting: 1, compete: true, waits: map[string]string{"first": "paused"}, steps: []Step{{Kind: Void, Job: about("first"), Run: firstRun, Fence: 101}}}},
