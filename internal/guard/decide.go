@@ -494,7 +494,8 @@ func (p *planner) makeUp(series string, tick time.Time, reason Reason, why strin
 		if job.Name != JobName(cronJob, tick) && (job.Run.Series != series || !job.Run.Tick.Equal(tick)) {
 			continue
 		}
-		if job.Phase == Ended && !hasFinalizer(job.Job) && job.DeletionTimestamp == nil {
+		_, claimed := p.claims[Claimant(p.Cluster, job.Job)] // so its end is recorded first
+		if job.Phase == Ended && !hasFinalizer(job.Job) && !claimed && job.DeletionTimestamp == nil {
 			p.do(Step{Kind: Remove, Job: job, CronJob: cronJob, Reason: reason, Message: fmt.Sprintf("Job %s makes room: tick %s is run again", job.Name, tick.Format(time.RFC3339))})
 		}
 		return true
@@ -559,7 +560,14 @@ func (p *planner) letGo(candidates []*Job) {
 	for _, job := range p.waiting {
 		if active, ok := unresolved(job); ok {
 			p.busy = true
-			if !p.Admit || !slices.Contains(candidates, job) || hasRun(job, active) {
+			switch {
+			case hasRun(job, active) && job.IsTick() && !p.Terms.Rerun:
+				// It began under this claim, and its lease was lost: never again.
+				if !p.Now.Before(p.Hold.QuietUntil) {
+					p.do(Step{Kind: Forfeit, Run: active.Run, Fence: active.Fence, Outcome: Lost, CronJob: job.CronJob, Reason: ReasonLost,
+						Message: fmt.Sprintf("tick %s was stopped while it ran; with lostTicks Skip it is not run again", job.Run.Tick.Format(time.RFC3339))})
+				}
+			case !p.Admit || !slices.Contains(candidates, job) || hasRun(job, active):
 				p.do(Step{Kind: Void, Job: job, Run: active.Run, Fence: active.Fence})
 			}
 		}

@@ -327,6 +327,11 @@ func TestWhatMayStartIsLetGo(t *testing.T) {
 			onDemand(jobs(newBatchJob("first", ran(101, theGrant))), active(firstRun, 101, theGrant, here+"/first-uid")),
 			want{waiting: 1, compete: true, waits: map[string]string{"first": "it was stopped while it ran, and is to get a new fencing token"},
 				steps: []Step{{Kind: Void, Job: about("first"), Run: firstRun, Fence: 101}}}},
+		"what ran under its claim is lost where it is not to run again": {
+			onDemand(skipLost, drained, cronJobs(report), jobs(tickJob(report, tick, ran(101, theGrant))), claimedTick, active(runOf(tick), 101, theGrant, byHere)),
+			want{waiting: 1, compete: true, waits: map[string]string{name: "paused"}, steps: []Step{
+				{Kind: Forfeit, Run: runOf(tick), Fence: 101, Outcome: Lost, CronJob: of("report"), Reason: ReasonLost,
+					Message: "tick 2026-03-01T12:00:00Z was stopped while it ran; with lostTicks Skip it is not run again"}}}},
 		"what ran under an earlier claim goes on under the new one": {
 			onDemand(jobs(newBatchJob("first", ran(90, 80))), active(firstRun, 101, theGrant, here+"/first-uid")),
 			want{waiting: 1, compete: true, steps: []Step{letGo("first", firstRun)}}},
