@@ -116,7 +116,7 @@ func (g *guarding) list(ctx context.Context) error {
 func (g *guarding) decide(runs *redislock.Runs) {
 	g.plan = guard.Decide(guard.Input{
 		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
-		Served: g.served.of(g.object()), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time, Runs: runs,
+		Served: g.memory.of(g.object()).served(), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time, Runs: runs,
 	})
 	if g.running != nil {
 		if blind := g.blindFor(); blind > 0 {
@@ -229,6 +229,18 @@ func (g *guarding) quarantine() time.Duration {
 		return lease(g.lock) + guard.Cover(&batchv1.Job{}, g.terms.Watchdog)
 	}
 	return 0
+}
+
+// there are the objects that this lock guards.
+func (g *guarding) there() map[types.UID]bool {
+	there := map[types.UID]bool{}
+	for _, job := range g.jobs {
+		there[job.UID] = true
+	}
+	for _, c := range g.cronJobs {
+		there[c.UID] = true
+	}
+	return there
 }
 
 // act carries out the plan. It returns whether anything was changed, so that another

@@ -28,7 +28,7 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 	if grant == nil {
 		return false, nil
 	}
-	if g.terms.Exclusive && g.running.Observe().Adopted && g.served.of(g.object()) != grant.Fence() {
+	if g.terms.Exclusive && g.running.Observe().Adopted && g.memory.of(g.object()).served() != grant.Fence() {
 		// The process before us may have recorded the end of a Job that somebody deleted,
 		// and whose pods are still ending.
 		live, err := g.livePods(ctx, g.object())
