@@ -1,6 +1,8 @@
 package controllers
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,10 +59,16 @@ var givenUp = map[v1alpha1.ConditionReason]bool{
 	v1alpha1.ReasonDeferring: true,
 }
 
+// inTurn are the reasons of events that a lock held on demand has with each Job, of
+// which the Jobs' own events tell.
+var inTurn = map[EventReason]bool{
+	EventAcquired: true, EventReleased: true, EventReason(v1alpha1.ReasonHeldElsewhere): true,
+}
+
 // eventsOf is what there is to tell of a change from one status to the next. gaveBack
 // is the fencing token of the last grant that this process gave back: another cluster
 // may have had the lock since.
-func eventsOf(before, after v1alpha1.RedisLockStatus, gaveBack uint64) []Event {
+func eventsOf(before, after v1alpha1.RedisLockStatus, hold v1alpha1.HoldPolicy, gaveBack uint64) []Event {
 	var list []Event
 	acquired := meta.FindStatusCondition(after.Conditions, string(v1alpha1.ConditionAcquired))
 	switch {
@@ -82,6 +90,9 @@ func eventsOf(before, after v1alpha1.RedisLockStatus, gaveBack uint64) []Event {
 		if changed(before, after, kind) {
 			list = append(list, of(meta.FindStatusCondition(after.Conditions, string(kind)), action)...)
 		}
+	}
+	if hold == v1alpha1.HoldOnDemand {
+		list = slices.DeleteFunc(list, func(e Event) bool { return inTurn[e.Reason] })
 	}
 	return list
 }

@@ -208,7 +208,7 @@ func (w *written) over(lock types.NamespacedName, cached []batchv1.Job) []*batch
 	for i := range cached {
 		job := &cached[i]
 		own, ok := known[job.UID]
-		if ok && (own == nil || newer(own, job)) {
+		if ok && (own == nil || newer(own.ResourceVersion, job.ResourceVersion)) {
 			w.keep(lock, job.UID, own)
 			job = own
 		}
@@ -226,10 +226,10 @@ func (w *written) keep(lock types.NamespacedName, uid types.UID, job *batchv1.Jo
 	w.byLock[lock][uid] = job
 }
 
-// newer compares versions, which are numbers that rise on every API server that is
-// conformant.
-func newer(a, b *batchv1.Job) bool {
-	x, errX := strconv.ParseUint(a.ResourceVersion, 10, 64)
-	y, errY := strconv.ParseUint(b.ResourceVersion, 10, 64)
+// newer compares resource versions, which are numbers that rise on every API server
+// that is conformant.
+func newer(a, b string) bool {
+	x, errX := strconv.ParseUint(a, 10, 64)
+	y, errY := strconv.ParseUint(b, 10, 64)
 	return errX == nil && errY == nil && x > y
 }

@@ -72,7 +72,7 @@ func TestVersionsThatAreNoNumbersAreNotNewer(t *testing.T) {
 	}{
 		{"2", "1", true}, {"10", "9", true}, {"1", "1", false}, {"1", "2", false}, {"b", "a", false}, {"2", "a", false}, {"", "1", false},
 	} {
-		NewWithT(t).Expect(newer(job("a", tc.a), job("b", tc.b))).To(Equal(tc.want), "%q and %q", tc.a, tc.b)
+		NewWithT(t).Expect(newer(tc.a, tc.b)).To(Equal(tc.want), "%q and %q", tc.a, tc.b)
 	}
 }
 

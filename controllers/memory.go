@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 )
 
 // memories has what this process remembers of each lock. Nothing depends on it: one
@@ -40,6 +42,12 @@ type memory struct {
 	grant uint64
 	yield yield
 	told  map[topic]string
+	// last is the status that was written last, to the object of uid in its version.
+	last    v1alpha1.RedisLockStatus
+	uid     types.UID
+	version string
+	// unsettled is since when the counts in the status are not up to date.
+	unsettled time.Time
 }
 
 // topic is one of the things that there may be to tell about an object.
@@ -79,6 +87,41 @@ func (m *memory) yielded() yield {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.yield
+}
+
+// show notes the status that was written.
+func (m *memory) show(uid types.UID, version string, status v1alpha1.RedisLockStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.uid, m.version, m.last, m.unsettled = uid, version, status, time.Time{}
+}
+
+// shown returns the status of a lock as the cache has it or, where that is newer, as
+// this process wrote it. It answers false while it wrote none.
+func (m *memory) shown(cached *v1alpha1.RedisLock) (v1alpha1.RedisLockStatus, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.uid != cached.UID {
+		return cached.Status, false
+	}
+	if newer(m.version, cached.ResourceVersion) {
+		return m.last, true
+	}
+	return cached.Status, true
+}
+
+// settling is for how long a change of nothing but counts is still to be watched.
+func (m *memory) settling(onlyCounts bool) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !onlyCounts {
+		m.unsettled = time.Time{}
+		return 0
+	}
+	if m.unsettled.IsZero() {
+		m.unsettled = time.Now()
+	}
+	return turn - time.Since(m.unsettled)
 }
 
 // first says whether this is something else than was told last of a topic.

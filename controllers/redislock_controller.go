@@ -286,7 +286,11 @@ func (r *RedisLockReconciler) show(ctx context.Context, g *guarding, again time.
 	g.tellUnclaimed()
 	g.tellWaits(time.Now())
 	g.memory.of(g.object()).only(g.there())
+	if last, known := r.memory.of(g.object()).shown(g.lock); known {
+		g.lock.Status = last
+	}
 	v := g.view()
+	measureState(g.object(), v.status().State)
 	if g.problem == nil && !v.observation.Known {
 		return again, nil // the campaign will tell
 	}
@@ -298,6 +302,14 @@ func (r *RedisLockReconciler) show(ctx context.Context, g *guarding, again time.
 			}
 			return again, nil
 		}
+	}
+	// Many Jobs start a moment after they were created, and some end a moment after that:
+	// how many there are is written when it has stayed so for a while.
+	if left := r.memory.of(g.object()).settling(onlyCounts(g.lock.Status, v.status())); left > 0 {
+		if again == 0 || left < again {
+			again = left
+		}
+		return again, nil
 	}
 	return again, r.write(ctx, v)
 }
@@ -366,16 +378,15 @@ func (r *RedisLockReconciler) forget(object types.NamespacedName) {
 // write applies the status if it has changed, and then tells of what changed.
 func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 	object := client.ObjectKeyFromObject(v.lock)
-	measureState(object, v.status().State)
-	if equality.Semantic.DeepEqual(v.lock.Status, v.status()) {
-		return nil
+	if _, known := r.memory.of(object).shown(v.lock); !known && !equality.Semantic.DeepEqual(v.lock.Status, v.status()) {
+		// The cache may not have the last write of the process before us yet, and
+		// transitions are counted from it.
+		live := &v1alpha1.RedisLock{}
+		if err := r.Live.Get(ctx, object, live); err != nil || live.UID != v.lock.UID {
+			return client.IgnoreNotFound(err)
+		}
+		v.lock.Status = live.Status
 	}
-	// The cache may not have our last write yet, and transitions are counted from it.
-	live := &v1alpha1.RedisLock{}
-	if err := r.Live.Get(ctx, object, live); err != nil || live.UID != v.lock.UID {
-		return client.IgnoreNotFound(err)
-	}
-	v.lock.Status = live.Status
 	before, after := v.lock.Status, v.status()
 	if equality.Semantic.DeepEqual(before, after) {
 		return nil
@@ -392,8 +403,9 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 	if err := r.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(apply), client.FieldOwner(statusOwner), client.ForceOwnership); err != nil {
 		return client.IgnoreNotFound(err)
 	}
+	r.memory.of(object).show(v.lock.UID, apply.GetResourceVersion(), after)
 	measureTransitions(object, ptr.Deref(after.Transitions, 0)-ptr.Deref(before.Transitions, 0))
-	for _, event := range eventsOf(before, after, r.memory.of(object).yielded().fence) {
+	for _, event := range eventsOf(before, after, v.lock.Spec.Hold, r.memory.of(object).yielded().fence) {
 		r.Recorder.Eventf(v.lock, nil, event.Type, string(event.Reason), string(event.Action), "%s", event.Message)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -91,6 +92,15 @@ func (v view) status() v1alpha1.RedisLockStatus {
 // looks at it.
 func regained(before, after v1alpha1.RedisLockStatus) bool {
 	return before.State == v1alpha1.StateAcquired && after.State == v1alpha1.StateAcquired && before.FencingToken != after.FencingToken
+}
+
+// onlyCounts says that two statuses differ in the numbers of Jobs and in nothing else.
+func onlyCounts(before, after v1alpha1.RedisLockStatus) bool {
+	if equality.Semantic.DeepEqual(before, after) {
+		return false
+	}
+	after.ActiveJobs, after.WaitingJobs = before.ActiveJobs, before.WaitingJobs
+	return equality.Semantic.DeepEqual(before, after)
 }
 
 // blocking are the reasons for which a campaign cannot get on before something is

@@ -273,7 +273,8 @@ func TestTransitionsAreCountedOnce(t *testing.T) {
 	before := lock.Status
 	lock.Status = v.status()
 	g.Expect(*lock.Status.Transitions).To(BeEquivalentTo(5), "it was lost and had again between two looks")
-	g.Expect(eventsOf(before, lock.Status, 0)).To(ContainElement(HaveField("Reason", EventAcquired)))
+	g.Expect(eventsOf(before, lock.Status, v1alpha1.HoldAlways, 0)).To(ContainElement(HaveField("Reason", EventAcquired)))
+	g.Expect(eventsOf(before, lock.Status, v1alpha1.HoldOnDemand, 0)).To(BeEmpty(), "the Jobs have events of their own")
 }
 
 func TestWhatWasSeenIsNotForgotten(t *testing.T) {
@@ -347,7 +348,7 @@ func FuzzStatusIsIdempotent(f *testing.F) {
 				t.Fatalf("not the same:\n%+v\n%+v", *before, after)
 			}
 		}
-		if again := eventsOf(v.lock.Status, v.status(), 0); len(again) != 0 {
+		if again := eventsOf(v.lock.Status, v.status(), v1alpha1.HoldAlways, 0); len(again) != 0 {
 			t.Fatalf("events of nothing: %+v", again)
 		}
 		for _, grant := range v.lock.Status.History {
@@ -422,7 +423,7 @@ func TestEventsOf(t *testing.T) {
 			}
 			tc.after.lock = tc.after.lock.DeepCopy()
 			tc.after.lock.Status = before
-			g.Expect(eventsOf(before, tc.after.status(), 5)).To(ConsistOf(tc.want))
+			g.Expect(eventsOf(before, tc.after.status(), v1alpha1.HoldAlways, 5)).To(ConsistOf(tc.want))
 		})
 	}
 }
@@ -452,4 +453,48 @@ func TestDefaultsOfASpec(t *testing.T) {
 	renewed := bare.DeepCopy()
 	renewed.Spec.RenewEvery = full.Spec.RenewEvery
 	g.Expect(fingerprint(renewed)).To(Equal(fingerprint(bare)), "clusters may renew as they like")
+}
+
+func TestNothingButCountsHasChanged(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	before := viewOf(heldHere()).status()
+	v := viewOf(heldHere(), viewOf(heldHere()))
+	g.Expect(onlyCounts(before, v.status())).To(BeFalse(), "nothing has")
+	v.active, v.waiting = 1, 2
+	g.Expect(onlyCounts(before, v.status())).To(BeTrue())
+	other := viewOf(free(v1alpha1.ReasonCompeting), viewOf(heldHere()))
+	other.active = 1
+	g.Expect(onlyCounts(before, other.status())).To(BeFalse(), "more has")
+}
+
+func TestAStatusThatWasWrittenIsSeenBeforeTheCacheHasIt(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	var all memories
+	m := all.of(object)
+	cached := &v1alpha1.RedisLock{ObjectMeta: metav1.ObjectMeta{UID: "a", ResourceVersion: "10"}, Status: v1alpha1.RedisLockStatus{State: v1alpha1.StateFree}}
+	_, known := m.shown(cached)
+	g.Expect(known).To(BeFalse())
+	m.show("a", "11", v1alpha1.RedisLockStatus{State: v1alpha1.StateAcquired})
+	status, known := m.shown(cached)
+	g.Expect(known).To(BeTrue())
+	g.Expect(status.State).To(Equal(v1alpha1.StateAcquired))
+	cached.ResourceVersion = "12"
+	status, known = m.shown(cached)
+	g.Expect(known).To(BeTrue())
+	g.Expect(status.State).To(Equal(v1alpha1.StateFree), "somebody has written since")
+	cached.UID = "b"
+	_, known = m.shown(cached)
+	g.Expect(known).To(BeFalse(), "it was made anew")
+}
+
+func TestCountsSettleBeforeTheyAreWritten(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	m := &memory{}
+	g.Expect(m.settling(true)).To(And(BeNumerically(">", 0), BeNumerically("<=", turn)))
+	g.Eventually(func() time.Duration { return m.settling(true) }).Should(BeNumerically("<=", 0))
+	g.Expect(m.settling(false)).To(BeZero())
+	g.Expect(m.settling(true)).To(BeNumerically(">", 0), "another change")
 }
