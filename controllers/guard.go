@@ -54,6 +54,10 @@ type guarding struct {
 	cronJobs []*batchv1.CronJob
 	jobs     []*guard.Job
 	plan     guard.Plan
+	// observation is what was known of the lock when the plan was made.
+	observation campaign.Observation
+	// overtaken: something changed between a look at a Job and a step that was taken on it.
+	overtaken bool
 	// kept is why the lock could not be given back; "" where nothing is in the way.
 	kept string
 }
@@ -114,6 +118,9 @@ func (g *guarding) list(ctx context.Context) error {
 // decide makes the plan. How the lock is held is asked last, for reading the runs may
 // have taken longer than what was left of the lease.
 func (g *guarding) decide(runs *redislock.Runs) {
+	if g.running != nil {
+		g.observation = g.running.Observe()
+	}
 	g.plan = guard.Decide(guard.Input{
 		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
 		Served: g.memory.of(g.object()).served(), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time, Runs: runs,
@@ -248,6 +255,7 @@ func (g *guarding) there() map[types.UID]bool {
 func (g *guarding) act(ctx context.Context) (bool, error) {
 	var errs []error
 	changed := false
+	g.overtaken = false
 	for i := range g.plan.Steps {
 		step := &g.plan.Steps[i]
 		done, err := g.take(ctx, step)
@@ -256,6 +264,7 @@ func (g *guarding) act(ctx context.Context) (bool, error) {
 		case err == nil:
 		case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
 			// Overtaken: what overtook it is on its way to the cache.
+			g.overtaken = true
 			ctrl.LoggerFrom(ctx).V(1).Info("Overtaken", "step", step.Kind, "error", err.Error())
 		default:
 			errs = append(errs, err)

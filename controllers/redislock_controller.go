@@ -305,7 +305,7 @@ func (r *RedisLockReconciler) show(ctx context.Context, g *guarding, again time.
 	}
 	// Many Jobs start a moment after they were created, and some end a moment after that:
 	// how many there are is written when it has stayed so for a while.
-	if left := r.memory.of(g.object()).settling(onlyCounts(g.lock.Status, v.status())); left > 0 {
+	if left := r.memory.of(g.object()).settling(g.overtaken || onlyCounts(g.lock.Status, v.status())); left > 0 {
 		if again == 0 || left < again {
 			again = left
 		}
@@ -318,14 +318,11 @@ func (r *RedisLockReconciler) show(ctx context.Context, g *guarding, again time.
 func (g *guarding) view() view {
 	v := view{
 		lock: g.lock, key: g.key, fingerprint: fingerprint(g.lock), now: time.Now(), problem: g.problem,
-		active: g.plan.Active, waiting: g.plan.Waiting,
+		active: g.plan.Active, waiting: g.plan.Waiting, observation: g.observation,
 	}
 	if store := g.Stores.Get(storeName(g.lock)); store != nil {
 		state := store.State()
 		v.store = &state
-	}
-	if g.running != nil {
-		v.observation = g.running.Observe()
 	}
 	return v
 }
