@@ -71,11 +71,14 @@ func (v view) status() v1alpha1.RedisLockStatus {
 		}
 	}
 	transitions := ptr.Deref(before.Transitions, 0)
-	if regained(before, status) {
-		transitions += 2
-	}
-	if (before.State == v1alpha1.StateAcquired) != (status.State == v1alpha1.StateAcquired) {
+	was, is := before.State == v1alpha1.StateAcquired, status.State == v1alpha1.StateAcquired
+	switch {
+	case was != is:
 		transitions++
+	case regained(before, status) && v.lock.Spec.Hold != v1alpha1.HoldOnDemand:
+		// Another grant: it was lost and acquired anew between two looks. One that is
+		// taken on demand is given back between two Jobs, which counts as keeping it.
+		transitions += 2
 	}
 	status.Transitions = &transitions
 	status.ActiveJobs, status.WaitingJobs = &v.active, &v.waiting

@@ -251,6 +251,22 @@ func TestSpecDiffers(t *testing.T) {
 	}
 }
 
+func TestALossThatNobodySawCountsAsTwoTransitions(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	again := heldHere()
+	again.Fence++
+	for hold, want := range map[v1alpha1.HoldPolicy]int{v1alpha1.HoldAlways: 3, v1alpha1.HoldOnDemand: 1} {
+		v := viewOf(heldHere())
+		v.lock.Spec.Hold = hold
+		v.lock.Status = v.status()
+		v.observation = again
+		g.Expect(v.status().Transitions).To(HaveValue(BeEquivalentTo(want)), string(hold))
+		v.lock.Status = v.status()
+		g.Expect(v.status().Transitions).To(HaveValue(BeEquivalentTo(want)), "counted once")
+	}
+}
+
 func TestTransitionsAreCountedOnce(t *testing.T) {
 	t.Parallel()
 	g := NewWithT(t)

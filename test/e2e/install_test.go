@@ -14,6 +14,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -99,12 +100,25 @@ var _ = Describe("make deploy", func() {
 			g.Expect(*after.Status.Transitions).To(BeEquivalentTo(1))
 		}).WithContext(ctx).Should(Succeed())
 
+		By("running a guarded Job, with the rights that the operator is given")
+		job := guardedJob("reports", "version", "")
+		job.Labels[v1alpha1.LockLabel] = lock.Name
+		container := &job.Spec.Template.Spec.Containers[0]
+		container.Image, container.ImagePullPolicy, container.Args = image, corev1.PullNever, []string{"--version"}
+		Expect(red.Create(ctx, job)).To(Succeed())
+		red.eventuallyJob(ctx, "reports", "version", func(g Gomega, job *batchv1.Job) {
+			g.Expect(job.Status.Succeeded).To(BeEquivalentTo(1))
+			g.Expect(job.Annotations).To(HaveKey(v1alpha1.RunAnnotation))
+			g.Expect(job.Finalizers).To(BeEmpty())
+		})
+
 		By("removing it in the documented order, with nothing left hanging")
 		undeploy := exec.CommandContext(ctx, "make", "-C", root, "undeploy",
 			"KUBECTL="+filepath.Join(root, "bin", "k8s", "kubectl")+" --kubeconfig "+c.Kubeconfig())
 		out, err = undeploy.CombinedOutput()
 		Expect(err).NotTo(HaveOccurred(), string(out))
 		Expect(red.gone(ctx, lock)).To(BeTrue())
+		kubectl(ctx, c, "delete", "namespace", "reports", "--timeout=30s")
 	}, SpecTimeout(8*time.Minute))
 })
 
