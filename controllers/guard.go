@@ -116,8 +116,13 @@ func (g *guarding) list(ctx context.Context) error {
 func (g *guarding) decide(runs *redislock.Runs) {
 	g.plan = guard.Decide(guard.Input{
 		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
-		Served: g.served.of(g.object()), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time, Runs: runs,
+		Served: g.memory.of(g.object()).served(), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time, Runs: runs,
 	})
+	if g.running != nil {
+		if blind := g.blindFor(); blind > 0 {
+			g.soon(blind)
+		}
+	}
 }
 
 // stop stops the Jobs that run without a hold behind them, and asks Redis nothing: it
@@ -169,7 +174,7 @@ func (g *guarding) hold() guard.Hold {
 	}
 	o := g.running.Observe()
 	if !o.Held {
-		return guard.Hold{Known: o.Known, Why: o.Message}
+		return guard.Hold{Known: o.Known && g.blindFor() <= 0, Why: o.Message}
 	}
 	grant := g.running.Grant()
 	if grant == nil {
@@ -186,6 +191,19 @@ func (g *guarding) hold() guard.Hold {
 		Known: true, Held: true, Fence: grant.Fence(), QuietUntil: o.QuietUntil, Window: window,
 		Fresh: time.Until(grant.ValidUntil()) > lease(g.lock)/3 && (g.terms.Watchdog == 0 || window >= leastWindow),
 	}
+}
+
+// blindFor is for how long it may still be that the process before this one left a
+// valid lease behind, of which nothing is known because Redis has not answered yet.
+// Until then its Jobs go on: they cannot outlive what it had the key cover, for their
+// watchdogs are not moved ahead meanwhile. Without a watchdog nothing bounds them, and
+// they are stopped at once.
+func (g *guarding) blindFor() time.Duration {
+	since, blind := g.running.Blind()
+	if !blind || g.terms.Watchdog == 0 {
+		return 0
+	}
+	return time.Until(since.Add(lease(g.lock)))
 }
 
 // longestGrace is the longest time that a Job of this lock may need beyond its deadline.
@@ -211,6 +229,18 @@ func (g *guarding) quarantine() time.Duration {
 		return lease(g.lock) + guard.Cover(&batchv1.Job{}, g.terms.Watchdog)
 	}
 	return 0
+}
+
+// there are the objects that this lock guards.
+func (g *guarding) there() map[types.UID]bool {
+	there := map[types.UID]bool{}
+	for _, job := range g.jobs {
+		there[job.UID] = true
+	}
+	for _, c := range g.cronJobs {
+		there[c.UID] = true
+	}
+	return there
 }
 
 // act carries out the plan. It returns whether anything was changed, so that another

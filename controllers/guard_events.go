@@ -2,12 +2,10 @@ package controllers
 
 import (
 	"fmt"
-	"sync"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/redislock-operator/redislock-operator/internal/guard"
@@ -17,6 +15,7 @@ import (
 const (
 	EventLetGo       EventReason = "LetGo"
 	EventLockMissing EventReason = "LockMissing"
+	EventNotMade     EventReason = "NotMade"
 )
 
 // ActionGuard is the action of events about guarded Jobs.
@@ -54,71 +53,23 @@ func (g *guarding) tellWaits(now time.Time) {
 			g.soon(young)
 			continue
 		}
-		if g.told.first(g.object(), job.UID, why) {
+		if g.memory.of(g.object()).first(job.UID, EventReason(guard.ReasonWaiting), why) {
 			g.tell(job.Job, Event{corev1.EventTypeNormal, EventReason(guard.ReasonWaiting), ActionGuard,
 				fmt.Sprintf("waits for RedisLock %s: %s", g.lock.Name, why)})
 		}
 	}
-	g.told.only(g.object(), g.jobs)
 }
 
 // tellUnclaimed says of each tick that no cluster claimed in time.
 func (g *guarding) tellUnclaimed() {
 	for _, u := range g.plan.Unclaimed {
-		if !g.unclaimed.first(g.object(), u.CronJob.UID, u.Tick.String()) {
+		if !g.memory.of(g.object()).first(u.CronJob.UID, EventReason(guard.ReasonUnclaimed), u.Tick.String()) {
 			continue
 		}
 		measureTick(g.object(), guard.Series(u.CronJob), "unclaimed")
 		g.tell(u.CronJob, Event{corev1.EventTypeWarning, EventReason(guard.ReasonUnclaimed), ActionGuard,
 			fmt.Sprintf("no cluster has started tick %s within %s under RedisLock %s", u.Tick.UTC().Format(time.RFC3339), g.terms.ClaimGrace, g.lock.Name)})
 	}
-}
-
-// told remembers what was told last about what, so that it is told once. A process
-// that starts anew tells it again.
-type told struct {
-	mu     sync.Mutex
-	byLock map[types.NamespacedName]map[types.UID]string
-}
-
-func (t *told) first(lock types.NamespacedName, about types.UID, what string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.byLock == nil {
-		t.byLock = map[types.NamespacedName]map[types.UID]string{}
-	}
-	if t.byLock[lock] == nil {
-		t.byLock[lock] = map[types.UID]string{}
-	}
-	if t.byLock[lock][about] == what {
-		return false
-	}
-	t.byLock[lock][about] = what
-	return true
-}
-
-// only forgets what was told of Jobs that are no more.
-func (t *told) only(lock types.NamespacedName, jobs []*guard.Job) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.byLock[lock]) == 0 {
-		return
-	}
-	there := map[types.UID]bool{}
-	for _, job := range jobs {
-		there[job.UID] = true
-	}
-	for uid := range t.byLock[lock] {
-		if !there[uid] {
-			delete(t.byLock[lock], uid)
-		}
-	}
-}
-
-func (t *told) forget(lock types.NamespacedName) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.byLock, lock)
 }
 
 // missingLock tells of a Job whose lock is not there.

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync"
 
@@ -138,6 +139,15 @@ func (g *guarding) makeJob(ctx context.Context, step *guard.Step) (bool, error) 
 		if apierrors.IsAlreadyExists(err) {
 			return false, nil
 		}
+		// A quota, say. The lock is given back before this is tried again, for another
+		// cluster may be able to.
+		if grant := g.running.Grant(); grant != nil {
+			g.memory.of(g.object()).ranUnder(grant.Fence())
+		}
+		if g.memory.of(g.object()).first(step.CronJob.UID, EventNotMade, err.Error()) {
+			g.tell(step.CronJob, Event{corev1.EventTypeWarning, EventNotMade, ActionGuard,
+				fmt.Sprintf("%s; but its Job cannot be made: %v", step.Message, err)})
+		}
 		return false, err
 	}
 	fault.Point("made")
@@ -222,32 +232,4 @@ func newer(a, b *batchv1.Job) bool {
 	x, errX := strconv.ParseUint(a.ResourceVersion, 10, 64)
 	y, errY := strconv.ParseUint(b.ResourceVersion, 10, 64)
 	return errX == nil && errY == nil && x > y
-}
-
-// served remembers under which grant of a lock a run has ended last: it is given back
-// then, where it is held on demand. A process that does not remember lets one more go.
-type served struct {
-	mu sync.Mutex
-	by map[types.NamespacedName]uint64
-}
-
-func (s *served) note(lock types.NamespacedName, grant uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.by == nil {
-		s.by = map[types.NamespacedName]uint64{}
-	}
-	s.by[lock] = max(s.by[lock], grant)
-}
-
-func (s *served) of(lock types.NamespacedName) uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.by[lock]
-}
-
-func (s *served) forget(lock types.NamespacedName) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.by, lock)
 }

@@ -28,7 +28,7 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 	if grant == nil {
 		return false, nil
 	}
-	if g.terms.Exclusive && g.running.Observe().Adopted && g.served.of(g.object()) != grant.Fence() {
+	if g.terms.Exclusive && g.running.Observe().Adopted && g.memory.of(g.object()).served() != grant.Fence() {
 		// The process before us may have recorded the end of a Job that somebody deleted,
 		// and whose pods are still ending.
 		live, err := g.livePods(ctx, g.object())
@@ -41,6 +41,12 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 		}
 	}
 	hold := g.hold()
+	if !hold.Fresh {
+		// Steps before this one took their time. With nothing left of the window, near the
+		// grant's maxHold, the Job would start without a watchdog.
+		g.soon(time.Second)
+		return false, nil
+	}
 	claim, err := grant.Claim(ctx, fault.Claim(redislock.ClaimRequest{
 		Run: job.Run, Claimant: guard.Claimant(g.ClusterUID, job.Job), Rerun: g.terms.Rerun, Shared: !g.terms.Exclusive,
 		Cover: guard.Cover(job.Job, hold.Window), Retention: guard.Retention,

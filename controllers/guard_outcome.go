@@ -25,7 +25,7 @@ func (g *guarding) recordOutcome(ctx context.Context, step *guard.Step) error {
 		return err
 	}
 	fault.Point("recorded")
-	g.served.note(g.object(), step.Job.Grant)
+	g.memory.of(g.object()).ranUnder(step.Job.Grant)
 	if step.Message != "" {
 		g.tell(step.Job.Job, jobEvent(corev1.EventTypeWarning, step))
 	}
@@ -113,7 +113,7 @@ func (g *guarding) buryClaim(ctx context.Context, step *guard.Step) (bool, error
 	if err := g.finish(ctx, step); err != nil {
 		return false, err
 	}
-	g.served.note(g.object(), runs.Active[claimed].Grant)
+	g.memory.of(g.object()).ranUnder(runs.Active[claimed].Grant)
 	return true, nil
 }
 

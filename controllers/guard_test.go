@@ -79,47 +79,41 @@ func TestVersionsThatAreNoNumbersAreNotNewer(t *testing.T) {
 func TestAThingIsToldOnce(t *testing.T) {
 	t.Parallel()
 	g := NewWithT(t)
-	var told told
-	other := types.NamespacedName{Namespace: "ns", Name: "other"}
-	g.Expect(told.first(object, "a", "why")).To(BeTrue())
-	g.Expect(told.first(object, "a", "why")).To(BeFalse())
-	g.Expect(told.first(object, "a", "why else")).To(BeTrue(), "another cause")
-	g.Expect(told.first(object, "b", "why")).To(BeTrue(), "of another Job")
-	g.Expect(told.first(other, "a", "why else")).To(BeTrue(), "of another lock")
+	var all memories
+	m := all.of(object)
+	g.Expect(m.first("a", EventLetGo, "why")).To(BeTrue())
+	g.Expect(m.first("a", EventLetGo, "why")).To(BeFalse())
+	g.Expect(m.first("a", EventNotMade, "why")).To(BeTrue(), "another thing about it")
+	g.Expect(m.first("a", EventLetGo, "why")).To(BeFalse(), "which makes this no new one")
+	g.Expect(m.first("a", EventLetGo, "why else")).To(BeTrue(), "another cause")
+	g.Expect(m.first("b", EventLetGo, "")).To(BeTrue(), "of another Job")
+	g.Expect(all.of(types.NamespacedName{}).first("a", EventLetGo, "why else")).To(BeTrue(), "of another lock")
 
-	told.only(object, []*guard.Job{guard.NewJob(job("b", "1"), nil)})
-	g.Expect(told.first(object, "b", "why")).To(BeFalse())
-	g.Expect(told.first(object, "a", "why else")).To(BeTrue(), "the Job was no more")
-	told.forget(object)
-	g.Expect(told.first(object, "b", "why")).To(BeTrue())
-	g.Expect(told.first(other, "a", "why else")).To(BeFalse())
-	told.only(types.NamespacedName{}, nil)
+	all.of(object).only(map[types.UID]bool{"b": true})
+	g.Expect(m.first("b", EventLetGo, "")).To(BeFalse())
+	g.Expect(m.first("a", EventLetGo, "why else")).To(BeTrue(), "the Job was no more")
+	all.forget(object)
+	g.Expect(all.of(object).first("b", EventLetGo, "")).To(BeTrue())
+	g.Expect(all.of(types.NamespacedName{}).first("a", EventLetGo, "why else")).To(BeFalse())
 }
 
-func TestTheLastGrantServedIsRemembered(t *testing.T) {
+func TestTheLastGrantsServedAndYieldedAreRemembered(t *testing.T) {
 	t.Parallel()
 	g := NewWithT(t)
-	var s served
-	g.Expect(s.of(object)).To(BeZero())
-	s.note(object, 7)
-	s.note(object, 5)
-	g.Expect(s.of(object)).To(BeEquivalentTo(7), "a Job of an earlier grant may be recorded late")
-	g.Expect(s.of(types.NamespacedName{})).To(BeZero())
-	s.forget(object)
-	g.Expect(s.of(object)).To(BeZero())
-}
-
-func TestTheLastYieldIsRemembered(t *testing.T) {
-	t.Parallel()
-	g := NewWithT(t)
-	var y yielded
-	g.Expect(y.last(object)).To(BeZero())
-	y.note(object, 5)
-	y.note(object, 7)
-	g.Expect(y.last(object).fence).To(BeEquivalentTo(7))
-	g.Expect(y.last(object).at).To(BeTemporally("~", time.Now(), time.Minute))
-	y.forget(object)
-	g.Expect(y.last(object)).To(BeZero())
+	var all memories
+	g.Expect(all.of(object).served()).To(BeZero())
+	g.Expect(all.of(object).yielded()).To(BeZero())
+	all.of(object).ranUnder(7)
+	all.of(object).ranUnder(5)
+	g.Expect(all.of(object).served()).To(BeEquivalentTo(7), "a Job of an earlier grant may be recorded late")
+	all.of(object).gaveBack(5)
+	all.of(object).gaveBack(7)
+	g.Expect(all.of(object).yielded().fence).To(BeEquivalentTo(7))
+	g.Expect(all.of(object).yielded().at).To(BeTemporally("~", time.Now(), time.Minute))
+	g.Expect(all.of(types.NamespacedName{}).served()).To(BeZero())
+	all.forget(object)
+	g.Expect(all.of(object).served()).To(BeZero())
+	g.Expect(all.of(object).yielded()).To(BeZero())
 }
 
 func TestARemovalThatLeavesATickUndoneIsAWarning(t *testing.T) {

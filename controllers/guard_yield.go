@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/redislock-operator/redislock-operator/internal/fault"
@@ -41,7 +39,7 @@ func (g *guarding) yield(ctx context.Context) (bool, error) {
 	if err := g.running.Yield(ctx); err != nil {
 		ctrl.LoggerFrom(ctx).Info("Giving the lock back; it goes on in the background", "error", err.Error())
 	}
-	g.yielded.note(g.object(), grant.Fence())
+	g.memory.of(g.object()).gaveBack(grant.Fence())
 	fault.Point("yielded")
 	return true, nil
 }
@@ -49,38 +47,6 @@ func (g *guarding) yield(ctx context.Context) (bool, error) {
 // turn is how long the status goes on saying ACQUIRED after a lock was given back
 // that is taken again for the next Job of the queue.
 const turn = 300 * time.Millisecond
-
-// yielded remembers when a lock was given back last, and which grant of it.
-type yielded struct {
-	mu sync.Mutex
-	by map[types.NamespacedName]yield
-}
-
-type yield struct {
-	at    time.Time
-	fence uint64
-}
-
-func (y *yielded) note(lock types.NamespacedName, fence uint64) {
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	if y.by == nil {
-		y.by = map[types.NamespacedName]yield{}
-	}
-	y.by[lock] = yield{time.Now(), fence}
-}
-
-func (y *yielded) last(lock types.NamespacedName) yield {
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	return y.by[lock]
-}
-
-func (y *yielded) forget(lock types.NamespacedName) {
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	delete(y.by, lock)
-}
 
 // settle gives back a lease that lapsed while Redis was away, once what ran under it
 // has stopped: its key would stand for the whole watchdog's window.

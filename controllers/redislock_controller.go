@@ -66,11 +66,8 @@ type RedisLockReconciler struct {
 	// the policies should have kept from it.
 	Unguarded func()
 
-	written   written
-	served    served
-	told      told
-	unclaimed told
-	yielded   yielded
+	written written
+	memory  memories
 }
 
 // +kubebuilder:rbac:groups=redislock.io,resources=redislocks,verbs=get;list;watch;patch
@@ -288,13 +285,14 @@ func (r *RedisLockReconciler) show(ctx context.Context, g *guarding, again time.
 	g.measure()
 	g.tellUnclaimed()
 	g.tellWaits(time.Now())
+	g.memory.of(g.object()).only(g.there())
 	v := g.view()
 	if g.problem == nil && !v.observation.Known {
 		return again, nil // the campaign will tell
 	}
 	if g.terms.Exclusive && g.plan.Compete && !v.observation.Held && v.observation.Reason == v1alpha1.ReasonReleased {
 		// It was given back between two runs, and is taken again in a moment.
-		if left := turn - time.Since(g.yielded.last(g.object()).at); left > 0 {
+		if left := turn - time.Since(g.memory.of(g.object()).yielded().at); left > 0 {
 			if again == 0 || left < again {
 				again = left
 			}
@@ -339,7 +337,7 @@ func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.Namespaced
 			errs = append(errs, client.IgnoreNotFound(r.suspend(ctx, job)))
 			r.tell(job, missingLock(job, lock.Name))
 		case guard.Waiting:
-			if r.told.first(lock, job.UID, "missing") {
+			if r.memory.of(lock).first(job.UID, EventLockMissing, "") {
 				r.tell(job, missingLock(job, lock.Name))
 			}
 		case guard.Ended, guard.Leaving:
@@ -362,10 +360,7 @@ func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.Namespaced
 func (r *RedisLockReconciler) forget(object types.NamespacedName) {
 	forgetLock(object)
 	forgetJobs(object)
-	r.served.forget(object)
-	r.told.forget(object)
-	r.unclaimed.forget(object)
-	r.yielded.forget(object)
+	r.memory.forget(object)
 }
 
 // write applies the status if it has changed, and then tells of what changed.
@@ -398,7 +393,7 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 		return client.IgnoreNotFound(err)
 	}
 	measureTransitions(object, ptr.Deref(after.Transitions, 0)-ptr.Deref(before.Transitions, 0))
-	for _, event := range eventsOf(before, after, r.yielded.last(object).fence) {
+	for _, event := range eventsOf(before, after, r.memory.of(object).yielded().fence) {
 		r.Recorder.Eventf(v.lock, nil, event.Type, string(event.Reason), string(event.Action), "%s", event.Message)
 	}
 	return nil

@@ -99,6 +99,8 @@ type Campaign struct {
 	seen    Observation
 	grant   *redislock.Lock // held at the moment, as far as is known
 	lapsed  *lapsed
+	began   time.Time
+	heard   bool // of Redis, since it began
 
 	// giving is held while a grant is given back: its context ends before Redis has
 	// heard of it, and what still stands there then must not be gone on with.
@@ -122,7 +124,7 @@ func start(spec Spec, fence uint64, leader func(context.Context) (bool, error), 
 	ctx, stop := context.WithCancel(context.Background())
 	c := &Campaign{
 		log: log, leader: leader, notify: notify, spec: spec,
-		changed: make(chan struct{}), stop: stop, ended: make(chan struct{}),
+		changed: make(chan struct{}), stop: stop, ended: make(chan struct{}), began: time.Now(),
 		seen: Observation{Fence: fence},
 	}
 	go c.run(ctx)
@@ -134,6 +136,14 @@ func (c *Campaign) Observe() Observation {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.seen
+}
+
+// Blind says that Redis has not answered since the campaign began, and when that was:
+// a lease that the process before left behind may still stand, to be gone on with.
+func (c *Campaign) Blind() (since time.Time, blind bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.began, !c.heard
 }
 
 // update has the campaign go on with another spec; one that holds the lock keeps

@@ -49,6 +49,7 @@ func (c *Campaign) adopt(ctx context.Context, spec Spec) (*redislock.Lock, error
 			return nil, err
 		}
 		if !c.inherits(info, spec) {
+			c.hear()
 			c.looked, c.inherited, c.left = true, "", false
 			return nil, nil
 		}
@@ -65,6 +66,7 @@ func (c *Campaign) adopt(ctx context.Context, spec Spec) (*redislock.Lock, error
 			quiet = time.Now().Add(spec.Lease)
 		}
 		c.acquired(ctx, spec, lock, true, quiet)
+		c.hear()
 		return lock, nil
 	}
 }
@@ -81,4 +83,11 @@ func (c *Campaign) inherits(info redislock.Info, spec Spec) bool {
 		return true
 	}
 	return c.left && holder.nonce == spec.Client.Nonce()
+}
+
+// hear notes that Redis has said how the lock stood when the campaign began.
+func (c *Campaign) hear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard = true
 }

@@ -96,9 +96,9 @@ func TestALeaseOfAProcessThatCrashedIsGoneOnWithAside(t *testing.T) {
 // for as long as a Job might run. It returns when that was.
 func lapse(t *testing.T, g gomegaWith, server *redisserver.Server, p *process, delay time.Duration) (*Campaign, time.Time) {
 	t.Helper()
-	campaign := p.compete(renewing(time.Second, 200*time.Millisecond), func(s *Spec) { s.LockDelay = delay })
+	campaign := p.compete(renewing(2*time.Second, time.Second), func(s *Spec) { s.LockDelay = delay })
 	g.holds(campaign)
-	g.Expect(campaign.Grant().Cover(t.Context(), long)).To(Succeed())
+	g.Eventually(func() error { return campaign.Grant().Cover(t.Context(), long) }).Should(Succeed())
 	_, lapsed := campaign.Lapsed()
 	g.Expect(lapsed).To(BeFalse())
 	before := time.Now()
@@ -186,15 +186,18 @@ func TestYieldRacesWithLoss(t *testing.T) {
 			t.Parallel()
 			g := expect(t)
 			blue := newProcess(t, startRedis(t), "blue", leads)
-			campaign := blue.compete(renewing(2*time.Second, 100*time.Millisecond))
+			campaign := blue.compete(renewing(8*time.Second, time.Second))
 			first := g.holds(campaign)
 			var wg sync.WaitGroup
 			wg.Go(func() { _ = blue.rdb.Del(t.Context(), key).Err() })
 			wg.Go(func() { g.Expect(campaign.Yield(t.Context())).To(Succeed()) })
 			wg.Wait()
 			g.Eventually(campaign.Observe).Should(And(HaveField("Held", true), HaveField("Fence", BeNumerically(">", first.Fence))), "it goes on competing")
-			g.Eventually(campaign.Grant).ShouldNot(BeNil())
-			g.Expect(redislock.HashToken(blue.value(g))).To(Equal(campaign.Observe().Holder.TokenHash))
+			// The deletion may have hit the next grant, which the next renewal finds.
+			g.Eventually(func() bool {
+				o := campaign.Observe()
+				return o.Held && campaign.Grant() != nil && redislock.HashToken(blue.value(g)) == o.Holder.TokenHash
+			}).Should(BeTrue())
 		})
 	}
 }

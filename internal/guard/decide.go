@@ -494,7 +494,8 @@ func (p *planner) makeUp(series string, tick time.Time, reason Reason, why strin
 		if job.Name != JobName(cronJob, tick) && (job.Run.Series != series || !job.Run.Tick.Equal(tick)) {
 			continue
 		}
-		if job.Phase == Ended && !hasFinalizer(job.Job) && job.DeletionTimestamp == nil {
+		_, claimed := p.claims[Claimant(p.Cluster, job.Job)] // so its end is recorded first
+		if job.Phase == Ended && !hasFinalizer(job.Job) && !claimed && job.DeletionTimestamp == nil {
 			p.do(Step{Kind: Remove, Job: job, CronJob: cronJob, Reason: reason, Message: fmt.Sprintf("Job %s makes room: tick %s is run again", job.Name, tick.Format(time.RFC3339))})
 		}
 		return true
@@ -559,7 +560,14 @@ func (p *planner) letGo(candidates []*Job) {
 	for _, job := range p.waiting {
 		if active, ok := unresolved(job); ok {
 			p.busy = true
-			if !p.Admit || !slices.Contains(candidates, job) || p.spent(job, active) {
+			switch {
+			case hasRun(job, active) && job.IsTick() && !p.Terms.Rerun:
+				// It began under this claim, and its lease was lost: never again.
+				if !p.Now.Before(p.Hold.QuietUntil) {
+					p.do(Step{Kind: Forfeit, Run: active.Run, Fence: active.Fence, Outcome: Lost, CronJob: job.CronJob, Reason: ReasonLost,
+						Message: fmt.Sprintf("tick %s was stopped while it ran; with lostTicks Skip it is not run again", job.Run.Tick.Format(time.RFC3339))})
+				}
+			case !p.Admit || !slices.Contains(candidates, job) || p.spent(job, active):
 				p.do(Step{Kind: Void, Job: job, Run: active.Run, Fence: active.Fence})
 			}
 		}
@@ -600,15 +608,17 @@ func (p *planner) letGo(candidates []*Job) {
 	}
 }
 
+// hasRun says that a Job which waits has run under a claim already: it was stopped
+// since, and may not go on with the same token.
+func hasRun(job *Job, claim redislock.ActiveRun) bool { return job.Fence == claim.Fence }
+
 // spent says that a run may have seen the fencing token of a claim already: that of
-// this Job, which was stopped since, or that of its twin in a clone of this cluster,
-// whose claims look like ours and under whose grant this process goes on.
+// this Job, or that of its twin in a clone of this cluster, whose claims look like ours
+// and under whose grant this process goes on.
 func (p *planner) spent(job *Job, claim redislock.ActiveRun) bool {
-	if job.Fence == claim.Fence {
-		return true
-	}
 	// This process claims nothing before the quiet is over. Ages compare, clocks do not.
-	return !p.Hold.QuietUntil.IsZero() && p.Runs.Now.Sub(claim.At) > p.Now.Sub(p.Hold.QuietUntil)
+	inherited := !p.Hold.QuietUntil.IsZero() && p.Runs.Now.Sub(claim.At) > p.Now.Sub(p.Hold.QuietUntil)
+	return inherited || hasRun(job, claim)
 }
 
 // blocked says that a Job's tick was lost and is not to be run again.

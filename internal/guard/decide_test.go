@@ -326,14 +326,23 @@ func TestWhatMayStartIsLetGo(t *testing.T) {
 		"the one that was claimed goes on, though the grant has served": {
 			onDemand(jobs(first), active(firstRun, 101, theGrant, here+"/first-uid"), func(in *Input) { in.Served = theGrant }),
 			want{waiting: 1, compete: true, steps: []Step{letGo("first", firstRun)}}},
-		"what was claimed is given up where the Job ran by it and was stopped": {
-			onDemand(jobs(newBatchJob("first", ran(101, theGrant))), active(firstRun, 101, theGrant, here+"/first-uid")),
-			want{waiting: 1, compete: true, waits: map[string]string{"first": spent}, steps: []Step{{Kind: Void, Job: about("first"), Run: firstRun, Fence: 101}}}},
 		"what was claimed before this process went on with the grant is given up": {
 			onDemand(quietFor(-time.Second), jobs(first), active(firstRun, 101, theGrant, here+"/first-uid"), claimedFor(2*time.Second)),
 			want{waiting: 1, compete: true, waits: map[string]string{"first": spent}, steps: []Step{{Kind: Void, Job: about("first"), Run: firstRun, Fence: 101}}}},
 		"what was claimed since this process went on with the grant goes on": {
 			onDemand(quietFor(-time.Second), jobs(first), active(firstRun, 101, theGrant, here+"/first-uid"), claimedFor(time.Second/2)),
+			want{waiting: 1, compete: true, steps: []Step{letGo("first", firstRun)}}},
+		"what ran under its claim gets another": {
+			onDemand(jobs(newBatchJob("first", ran(101, theGrant))), active(firstRun, 101, theGrant, here+"/first-uid")),
+			want{waiting: 1, compete: true, waits: map[string]string{"first": spent},
+				steps: []Step{{Kind: Void, Job: about("first"), Run: firstRun, Fence: 101}}}},
+		"what ran under its claim is lost where it is not to run again": {
+			onDemand(skipLost, drained, cronJobs(report), jobs(tickJob(report, tick, ran(101, theGrant))), claimedTick, active(runOf(tick), 101, theGrant, byHere)),
+			want{waiting: 1, compete: true, waits: map[string]string{name: "paused"}, steps: []Step{
+				{Kind: Forfeit, Run: runOf(tick), Fence: 101, Outcome: Lost, CronJob: of("report"), Reason: ReasonLost,
+					Message: "tick 2026-03-01T12:00:00Z was stopped while it ran; with lostTicks Skip it is not run again"}}}},
+		"what ran under an earlier claim goes on under the new one": {
+			onDemand(jobs(newBatchJob("first", ran(90, 80))), active(firstRun, 101, theGrant, here+"/first-uid")),
 			want{waiting: 1, compete: true, steps: []Step{letGo("first", firstRun)}}},
 		"what was claimed is given up where nothing is admitted": {
 			onDemand(drained, jobs(first), active(firstRun, 101, theGrant, here+"/first-uid")),
@@ -379,17 +388,20 @@ func TestTicksAreNotForgotten(t *testing.T) {
 		in   Input
 		want want
 	}{
-		"a lost one without a Job here is made":       {onDemand(cronJobs(report), lost), want{compete: true, steps: []Step{rerun}}},
-		"one that was given up is made":               {onDemand(skipLost, cronJobs(report), record(tick, redislock.TickOpen, 90, theGrant, byHere, "")), want{compete: true, steps: []Step{rerun}}},
-		"not while the lock is away":                  {onDemand(notHeld, cronJobs(report), lost), want{compete: true}},
-		"not while an earlier operator may live":      {onDemand(quiet, cronJobs(report), lost), want{compete: true, next: now.Add(time.Minute)}},
-		"not where nothing is admitted":               {onDemand(drained, cronJobs(report), lost), want{compete: true, steps: []Step{{Kind: Yield}}}},
-		"not while its own claim stands":              {onDemand(cronJobs(report), claimedTick), want{compete: true}},
-		"not for a CronJob that is suspended":         {onDemand(cronJobs(newCronJob("report", suspendedCronJob)), lost), want{steps: []Step{{Kind: Yield}}}},
-		"not for a CronJob that is being deleted":     {onDemand(cronJobs(gone), lost), want{steps: []Step{{Kind: Yield}}}},
-		"not for a CronJob that is not here":          {onDemand(lost), want{steps: []Step{{Kind: Yield}}}},
-		"a done one is not":                           {onDemand(cronJobs(report), record(tick, redislock.TickDone, 90, 80, there+"/x", "Failed")), want{steps: []Step{{Kind: Yield}}}},
-		"an ended Job makes room first":               {onDemand(cronJobs(report), jobs(tickJob(report, tick, running(90, 80), ended(batchv1.JobFailed, ""), recorded)), lost), want{compete: true, steps: []Step{makeRoom(name)}}},
+		"a lost one without a Job here is made":   {onDemand(cronJobs(report), lost), want{compete: true, steps: []Step{rerun}}},
+		"one that was given up is made":           {onDemand(skipLost, cronJobs(report), record(tick, redislock.TickOpen, 90, theGrant, byHere, "")), want{compete: true, steps: []Step{rerun}}},
+		"not while the lock is away":              {onDemand(notHeld, cronJobs(report), lost), want{compete: true}},
+		"not while an earlier operator may live":  {onDemand(quiet, cronJobs(report), lost), want{compete: true, next: now.Add(time.Minute)}},
+		"not where nothing is admitted":           {onDemand(drained, cronJobs(report), lost), want{compete: true, steps: []Step{{Kind: Yield}}}},
+		"not while its own claim stands":          {onDemand(cronJobs(report), claimedTick), want{compete: true}},
+		"not for a CronJob that is suspended":     {onDemand(cronJobs(newCronJob("report", suspendedCronJob)), lost), want{steps: []Step{{Kind: Yield}}}},
+		"not for a CronJob that is being deleted": {onDemand(cronJobs(gone), lost), want{steps: []Step{{Kind: Yield}}}},
+		"not for a CronJob that is not here":      {onDemand(lost), want{steps: []Step{{Kind: Yield}}}},
+		"a done one is not":                       {onDemand(cronJobs(report), record(tick, redislock.TickDone, 90, 80, there+"/x", "Failed")), want{steps: []Step{{Kind: Yield}}}},
+		"an ended Job makes room first":           {onDemand(cronJobs(report), jobs(tickJob(report, tick, running(90, 80), ended(batchv1.JobFailed, ""), recorded)), lost), want{compete: true, steps: []Step{makeRoom(name)}}},
+		"an ended Job is recorded before that": {
+			onDemand(cronJobs(report), jobs(tickJob(report, tick, running(90, 80), ended(batchv1.JobFailed, ""))), lost),
+			want{compete: true, steps: []Step{{Kind: Record, Job: about(name), Run: runOf(tick), Fence: 90, Outcome: Failed}}}},
 		"an ended Job that is on its way out is let":  {onDemand(cronJobs(report), jobs(tickJob(report, tick, running(90, 80), ended(batchv1.JobFailed, ""), recorded, leaving)), lost), want{compete: true}},
 		"a Job of another kind with its name as well": {onDemand(cronJobs(report), jobs(newBatchJob(name, ended(batchv1.JobComplete, ""), recorded)), lost), want{compete: true, steps: []Step{makeRoom(name)}}},
 		"lost for good where no CronJob is here": {

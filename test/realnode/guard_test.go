@@ -3,6 +3,7 @@ package realnode
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"time"
 
@@ -113,6 +114,29 @@ var _ = Describe("A process under a guarded Job", func() {
 		st.isDone(ctx, guard.Complete, second.token)
 		Expect(st.register.processes()).To(HaveLen(2))
 		st.neverTwo()
+	}, SpecTimeout(4*time.Minute))
+
+	It("runs on when its operator is restarted, though the new process cannot reach Redis at first", func(ctx context.Context) {
+		st.tickNow(ctx, "1s")
+		first := st.runs(ctx, 1)
+		s := siteNamed(first.cluster)
+
+		Expect(st.managers[s].Stop()).To(Succeed())
+		st.links[s].Refuse()
+		st.links[s].Cut()
+		Expect(st.managers[s].Start()).To(Succeed())
+		Eventually(func(g Gomega) {
+			log, err := os.ReadFile(st.managers[s].LogFile())
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(string(log)).To(ContainSubstring("connection refused"))
+		}).WithContext(ctx).Should(Succeed())
+		time.Sleep(time.Second) // less than what is left of the lease
+		Expect(st.links[s].Accept()).To(Succeed())
+		Consistently(func() time.Time { return st.register.processes()[0].term }).WithContext(ctx).WithTimeout(watchdog + grace).Should(BeZero())
+
+		st.register.finish()
+		st.isDone(ctx, guard.Complete, first.token)
+		Expect(st.register.processes()).To(HaveLen(1))
 	}, SpecTimeout(4*time.Minute))
 
 	It("is stopped and not run elsewhere when its Job is deleted", func(ctx context.Context) {
