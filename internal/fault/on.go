@@ -27,20 +27,20 @@ var (
 	without = strings.Split(os.Getenv(Without), ",")
 )
 
-// Point dies as by SIGKILL, or stands still, where the test said so.
+// Point dies as by SIGKILL, or waits to go on, where the test said so.
 func Point(name string) {
 	switch {
 	case name == at && first(once):
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
-	case slices.Contains(stopAt, name) && first(once+"."+name):
-		// The signal is only a request: nothing further happens here until it was
-		// followed and the process goes on.
+	case slices.Contains(stopAt, name):
+		// The process does not stop itself, or it might do so after it was told to go on.
 		goesOn := make(chan os.Signal, 1)
 		signal.Notify(goesOn, syscall.SIGCONT)
 		defer signal.Stop(goesOn)
-		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
-		<-goesOn
+		if first(once + "." + name) {
+			<-goesOn
+		}
 	}
 }
 

@@ -194,4 +194,19 @@ func active(run redislock.Run, fence, grant uint64, claimant string) func(*Input
 	}
 }
 
+// claimedFor has the claims be that old by Redis' clock, which is far from this one.
+func claimedFor(age time.Duration) func(*Input) {
+	return func(in *Input) {
+		in.Runs.Now = now.Add(time.Hour)
+		for i := range in.Runs.Active {
+			in.Runs.Active[i].At = in.Runs.Now.Add(-age)
+		}
+	}
+}
+
+// quietFor has the hold be one that was gone on with, and quiet for that long still.
+func quietFor(d time.Duration) func(*Input) {
+	return func(in *Input) { in.Hold.QuietUntil = now.Add(d) }
+}
+
 func runOf(t time.Time) redislock.Run { return redislock.Run{Series: series, Tick: t} }

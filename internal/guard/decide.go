@@ -567,7 +567,7 @@ func (p *planner) letGo(candidates []*Job) {
 					p.do(Step{Kind: Forfeit, Run: active.Run, Fence: active.Fence, Outcome: Lost, CronJob: job.CronJob, Reason: ReasonLost,
 						Message: fmt.Sprintf("tick %s was stopped while it ran; with lostTicks Skip it is not run again", job.Run.Tick.Format(time.RFC3339))})
 				}
-			case !p.Admit || !slices.Contains(candidates, job) || hasRun(job, active):
+			case !p.Admit || !slices.Contains(candidates, job) || p.spent(job, active):
 				p.do(Step{Kind: Void, Job: job, Run: active.Run, Fence: active.Fence})
 			}
 		}
@@ -595,8 +595,8 @@ func (p *planner) letGo(candidates []*Job) {
 			p.Waits[job.UID] = "the lock is given back after each run, and is to be taken again"
 		case p.blocked(job):
 			p.Waits[job.UID] = "the run of its tick that was lost is still to be recorded as such"
-		case mine && hasRun(job, active):
-			p.Waits[job.UID] = "it was stopped while it ran, and is to get a new fencing token"
+		case mine && p.spent(job, active):
+			p.Waits[job.UID] = "a run of it may have had its fencing token already, and it is to get a new one"
 		case !p.Hold.Fresh:
 			p.Waits[job.UID] = "too little is left of the lease: Redis is slow to renew it"
 			p.again(p.Now.Add(time.Second))
@@ -608,9 +608,18 @@ func (p *planner) letGo(candidates []*Job) {
 	}
 }
 
-// hasRun says that a Job which waits has run under a claim already: it was stopped while
-// a twin of this cluster had the lock, say, and may not go on with the same token.
+// hasRun says that a Job which waits has run under a claim already: it was stopped
+// since, and may not go on with the same token.
 func hasRun(job *Job, claim redislock.ActiveRun) bool { return job.Fence == claim.Fence }
+
+// spent says that a run may have seen the fencing token of a claim already: that of
+// this Job, or that of its twin in a clone of this cluster, whose claims look like ours
+// and under whose grant this process goes on.
+func (p *planner) spent(job *Job, claim redislock.ActiveRun) bool {
+	// This process claims nothing before the quiet is over. Ages compare, clocks do not.
+	inherited := !p.Hold.QuietUntil.IsZero() && p.Runs.Now.Sub(claim.At) > p.Now.Sub(p.Hold.QuietUntil)
+	return inherited || hasRun(job, claim)
+}
 
 // blocked says that a Job's tick was lost and is not to be run again.
 func (p *planner) blocked(job *Job) bool {

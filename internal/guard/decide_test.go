@@ -273,7 +273,10 @@ func TestWhatMayStartIsLetGo(t *testing.T) {
 	t.Parallel()
 	first, second := newBatchJob("first", aged(time.Minute)), newBatchJob("second")
 	firstRun, secondRun := redislock.Run{ID: "ns/first/first-uid"}, redislock.Run{ID: "ns/second/second-uid"}
-	const turn = "another guarded Job of this cluster has the lock; Jobs go in the order of their creation"
+	const (
+		turn  = "another guarded Job of this cluster has the lock; Jobs go in the order of their creation"
+		spent = "a run of it may have had its fencing token already, and it is to get a new one"
+	)
 	letGo := func(name string, run redislock.Run) Step { return Step{Kind: LetGo, Job: about(name), Run: run} }
 	ahead := tick.Add(3 * time.Minute)
 	for title, test := range map[string]struct {
@@ -323,9 +326,15 @@ func TestWhatMayStartIsLetGo(t *testing.T) {
 		"the one that was claimed goes on, though the grant has served": {
 			onDemand(jobs(first), active(firstRun, 101, theGrant, here+"/first-uid"), func(in *Input) { in.Served = theGrant }),
 			want{waiting: 1, compete: true, steps: []Step{letGo("first", firstRun)}}},
+		"what was claimed before this process went on with the grant is given up": {
+			onDemand(quietFor(-time.Second), jobs(first), active(firstRun, 101, theGrant, here+"/first-uid"), claimedFor(2*time.Second)),
+			want{waiting: 1, compete: true, waits: map[string]string{"first": spent}, steps: []Step{{Kind: Void, Job: about("first"), Run: firstRun, Fence: 101}}}},
+		"what was claimed since this process went on with the grant goes on": {
+			onDemand(quietFor(-time.Second), jobs(first), active(firstRun, 101, theGrant, here+"/first-uid"), claimedFor(time.Second/2)),
+			want{waiting: 1, compete: true, steps: []Step{letGo("first", firstRun)}}},
 		"what ran under its claim gets another": {
 			onDemand(jobs(newBatchJob("first", ran(101, theGrant))), active(firstRun, 101, theGrant, here+"/first-uid")),
-			want{waiting: 1, compete: true, waits: map[string]string{"first": "it was stopped while it ran, and is to get a new fencing token"},
+			want{waiting: 1, compete: true, waits: map[string]string{"first": spent},
 				steps: []Step{{Kind: Void, Job: about("first"), Run: firstRun, Fence: 101}}}},
 		"what ran under its claim is lost where it is not to run again": {
 			onDemand(skipLost, drained, cronJobs(report), jobs(tickJob(report, tick, ran(101, theGrant))), claimedTick, active(runOf(tick), 101, theGrant, byHere)),

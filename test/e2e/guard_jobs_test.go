@@ -412,6 +412,28 @@ var _ = Describe("Guarded Jobs", Ordered, ContinueOnFailure, func() {
 			}, SpecTimeout(4*time.Minute)),
 	)
 
+	It("do not start in a drained cluster that keeps an Always lock for one that runs", func(ctx context.Context) {
+		lock := st.lock("kept", withLease(time.Minute))
+		create(ctx, lock, blue)
+		eventuallyHolds(ctx, lock, blue)
+		create(ctx, lock, green)
+		running, waiting := st.job("kept-a", lock).RunFor(time.Hour).Obj(), st.job("kept-b", lock).Obj()
+		blue.make(ctx, running)
+		blue.eventually(ctx, running, isRunning)
+		blue.modify(ctx, lock, func(l *v1alpha1.RedisLock) { l.Spec.Paused = []string{blue.name} })
+		Eventually(func(g Gomega) { // it was seen
+			g.Expect(blue.status(ctx, g, lock).ObservedGeneration).To(BeNumerically(">", 1))
+		}).WithContext(ctx).WithTimeout(patient).Should(Succeed())
+		blue.make(ctx, waiting)
+		blue.eventuallyNote(ctx, waiting, "so it stays out")
+		isRunning(Default, blue.getJob(ctx, Default, running))
+		Expect(blue.status(ctx, Default, lock).State).To(Equal(v1alpha1.StateAcquired))
+
+		blue.remove(ctx, running)
+		eventuallyHolds(ctx, lock, green)
+		neverStarted(Default, blue.getJob(ctx, Default, waiting))
+	}, SpecTimeout(3*time.Minute))
+
 	It("keep a RedisLock that is deleted until they have ended, and it says so", func(ctx context.Context) {
 		lock := st.lock("parting", onDemand)
 		create(ctx, lock, blue)
