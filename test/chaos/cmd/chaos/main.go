@@ -75,7 +75,7 @@ func proof(ctx context.Context) error {
 		want    []chaos.Rule
 	}{
 		{"fence", chaos.Peace, []chaos.Rule{chaos.StaleWrite}},
-		{"claims", "", []chaos.Rule{chaos.RunAfterDone, chaos.TickOverlap, chaos.StartedTwice}},
+		{"claims", chaos.Takeovers, []chaos.Rule{chaos.RunAfterDone, chaos.TickOverlap, chaos.StartedTwice}},
 		{"watchdog", chaos.Takeovers, []chaos.Rule{chaos.TickOverlap, chaos.LockOverlap, chaos.LeaderOverlap}},
 		{"", chaos.Takeovers, nil},
 	}
@@ -90,7 +90,7 @@ func proof(ctx context.Context) error {
 			continue
 		}
 		cfg.Without = run.without
-		if run.prelude != "" {
+		if run.prelude == chaos.Takeovers {
 			cfg.Duration *= 2
 		}
 		if cfg.Dir != "" {
