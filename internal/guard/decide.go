@@ -591,6 +591,8 @@ func (p *planner) letGo(candidates []*Job) {
 			p.again(p.Hold.QuietUntil)
 		case p.Terms.Exclusive && (started || p.taken || p.busy && !mine):
 			p.Waits[job.UID] = "another guarded Job of this cluster has the lock; Jobs go in the order of their creation"
+		case p.forbidden(job):
+			p.Waits[job.UID] = "another tick of its CronJob runs, whose concurrencyPolicy is Forbid"
 		case p.Terms.Exclusive && p.Served == p.Hold.Fence && !mine:
 			p.Waits[job.UID] = "the lock is given back after each run, and is to be taken again"
 		case p.blocked(job):
@@ -645,4 +647,18 @@ func (p *planner) yield() {
 		return
 	}
 	p.do(Step{Kind: Yield})
+}
+
+// forbidden says that another tick of a Job's CronJob runs here, or is about to, which
+// its concurrencyPolicy forbids. The CronJob controller makes no Job beside one that is
+// active; but several may wait in a cluster that takes a lock over: those that its
+// controller made, and those that were made here for ticks whose runner was lost.
+func (p *planner) forbidden(job *Job) bool {
+	if !job.IsTick() || job.CronJob.Spec.ConcurrencyPolicy != batchv1.ForbidConcurrent {
+		return false
+	}
+	another := func(j *Job) bool { return j.UID != job.UID && j.Run.Series == job.Run.Series && j.IsTick() }
+	return slices.ContainsFunc(p.Jobs, func(j *Job) bool {
+		return another(j) && (j.Phase == Running || j.Phase == Stopping || j.Phase == Leaving && hasFinalizer(j.Job))
+	}) || slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == LetGo && another(s.Job) })
 }

@@ -72,8 +72,10 @@ func (p *planner) between(from, to time.Duration) time.Duration {
 func (p *planner) next() epoch {
 	p.n++
 	switch sites := p.estate.sites; {
-	case p.estate.config.Takeovers && p.n <= len(sites):
+	case p.estate.config.Prelude == Takeovers && p.n <= len(sites):
 		return p.takeover(sites[p.n-1])
+	case p.estate.config.Prelude == Peace && p.n <= 2:
+		return epoch{"peace", map[string][]fault{"all": {awaitTick}}}
 	case p.n%3 == 0:
 		return p.controlPlanes()
 	}
@@ -84,11 +86,14 @@ func (p *planner) next() epoch {
 // that another cluster takes over.
 func (p *planner) takeover(s *site) epoch {
 	f := fault{kind: "all managers killed", lasts: 24 * time.Second, do: s.endManagers(s.managers, (*operator.Manager).Kill)}
-	return epoch{"takeover from " + s.name, map[string][]fault{s.name: {{kind: awaited, do: func(ctx context.Context, _ time.Duration) error {
-		sleep(ctx, time.Until(time.Now().Truncate(time.Minute).Add(time.Minute+14*time.Second)))
-		return nil
-	}}, f}}}
+	return epoch{"takeover from " + s.name, map[string][]fault{s.name: {awaitTick, f}}}
 }
+
+// awaitTick waits until the runs of the next tick have begun.
+var awaitTick = fault{kind: awaited, do: func(ctx context.Context, _ time.Duration) error {
+	sleep(ctx, time.Until(time.Now().Truncate(time.Minute).Add(time.Minute+14*time.Second)))
+	return nil
+}}
 
 func (p *planner) controlPlanes() epoch {
 	ep := epoch{"control planes", map[string][]fault{}}

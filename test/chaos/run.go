@@ -32,9 +32,8 @@ type Config struct {
 	Ticks int
 	// Brief draws shorter faults, and has no run be long.
 	Brief bool
-	// Takeovers begins with what makes one cluster take over from another in the middle
-	// of runs, for each cluster.
-	Takeovers bool
+	// Prelude is what comes before random faults, so that a proof does not wait for luck.
+	Prelude Prelude
 	// Settle is how long all may take afterwards to come in order.
 	Settle time.Duration
 	// Dir keeps the managers' logs; a temporary folder when empty.
@@ -45,6 +44,17 @@ type Config struct {
 
 // afterTick is what the last tick has of the time in which things are broken.
 const afterTick = 5 * time.Second
+
+// A Prelude is what a plan begins with.
+type Prelude string
+
+const (
+	// Takeovers make one cluster take over from another in the middle of runs, one after
+	// the other.
+	Takeovers Prelude = "takeovers"
+	// Peace leaves all alone for two ticks, so that their runs have one grant.
+	Peace Prelude = "peace"
+)
 
 // Report is what came of a run.
 type Report struct {
@@ -292,7 +302,7 @@ func (r *Report) String() string {
 	row("  superseded by a newer one", v.Superseded)
 	row("  recorded as lost (to be skipped)", v.Lost)
 	row("runs", v.Runs)
-	row("  ended before they were done", v.Stopped)
+	row("  ended without success", v.Stopped)
 	row("handovers between clusters", v.Handovers)
 	row("two ticks of a Forbid CronJob at once", v.Concurrent)
 	row("longest apparent overlap", fmt.Sprintf("%s (tolerance %s)", v.Overlap.Round(time.Millisecond), Tolerance))

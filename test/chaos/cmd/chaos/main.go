@@ -71,17 +71,18 @@ func long(ctx context.Context) error {
 func proof(ctx context.Context) error {
 	runs := []struct {
 		without string
+		prelude chaos.Prelude
 		want    []chaos.Rule
 	}{
-		{"", nil},
-		{"claims", []chaos.Rule{chaos.RunAfterDone, chaos.TickOverlap, chaos.StartedTwice}},
-		{"watchdog", []chaos.Rule{chaos.TickOverlap, chaos.LockOverlap, chaos.LeaderOverlap}},
-		{"fence", []chaos.Rule{chaos.StaleWrite}},
+		{"fence", chaos.Peace, []chaos.Rule{chaos.StaleWrite}},
+		{"claims", chaos.Takeovers, []chaos.Rule{chaos.RunAfterDone, chaos.TickOverlap, chaos.StartedTwice}},
+		{"watchdog", chaos.Takeovers, []chaos.Rule{chaos.TickOverlap, chaos.LockOverlap, chaos.LeaderOverlap}},
+		{"", chaos.Takeovers, nil},
 	}
 	var results []string
 	failed := false
 	for _, run := range runs {
-		cfg, err := configure(chaos.Config{Clusters: 2, CronJobs: 8, Ticks: 2, Takeovers: true, Duration: 150 * time.Second, Settle: 90 * time.Second})
+		cfg, err := configure(chaos.Config{Clusters: 2, CronJobs: 8, Ticks: 2, Prelude: run.prelude, Duration: 70 * time.Second, Settle: 90 * time.Second})
 		if err != nil {
 			return err
 		}
@@ -89,11 +90,14 @@ func proof(ctx context.Context) error {
 			continue
 		}
 		cfg.Without = run.without
+		if run.prelude == chaos.Takeovers {
+			cfg.Duration *= 2
+		}
 		if cfg.Dir != "" {
 			cfg.Dir = filepath.Join(cfg.Dir, "without-"+run.without)
 		}
 		if run.without != "" {
-			cfg.Settle = 20 * time.Second // much of it never comes in order
+			cfg.Settle = 10 * time.Second // much of it never comes in order
 		}
 		report, err := chaos.Execute(ctx, cfg)
 		if err != nil {
