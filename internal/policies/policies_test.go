@@ -203,6 +203,7 @@ func TestAnotherRefusalSaysNothingAboutThePolicies(t *testing.T) {
 func TestItLooksUntilAllIsInForceAndWhenItIsTold(t *testing.T) {
 	t.Parallel()
 	g := NewWithT(t)
+	g.SetDefaultEventuallyTimeout(30 * time.Second)
 	s := &apiServer{}
 	c := checker(t, s, true)
 	g.Expect(c.NeedLeaderElection()).To(BeFalse())
