@@ -109,7 +109,7 @@ test-chaos: redis controlplane ## Break things in three clusters for 25 minutes 
 	$(GO) run ./test/chaos/cmd/chaos
 
 .PHONY: test-chaos-proof
-test-chaos-proof: redis controlplane ## See that chaos finds what is wrong when a safeguard is left out (15 minutes).
+test-chaos-proof: redis controlplane ## See that chaos finds what is wrong when a safeguard is left out (12 minutes).
 	$(GO) run ./test/chaos/cmd/chaos proof
 
 .PHONY: bench

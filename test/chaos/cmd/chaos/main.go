@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -43,7 +44,11 @@ func configure(cfg chaos.Config) (chaos.Config, error) {
 		}
 	}
 	read("CHAOS_SEED", func(v string) (e error) { cfg.Seed, e = strconv.ParseUint(v, 10, 64); return })
-	read("CHAOS_DURATION", func(v string) (e error) { cfg.Duration, e = time.ParseDuration(v); return })
+	read("CHAOS_DURATION", func(v string) (e error) {
+		cfg.Duration, e = time.ParseDuration(v)
+		cfg.Ticks = 0 // whoever says how long means it
+		return e
+	})
 	read("CHAOS_CLUSTERS", func(v string) (e error) { cfg.Clusters, e = strconv.Atoi(v); return })
 	read("CHAOS_CRONJOBS", func(v string) (e error) { cfg.CronJobs, e = strconv.Atoi(v); return })
 	read("CHAOS_WITHOUT", func(v string) error { cfg.Without = v; return nil })
@@ -86,7 +91,7 @@ func proof(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if only := os.Getenv("CHAOS_WITHOUT"); only != "" && only != run.without {
+		if only := os.Getenv("CHAOS_WITHOUT"); only != "" && only != cmp.Or(run.without, "none") {
 			continue
 		}
 		cfg.Without = run.without
