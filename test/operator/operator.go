@@ -21,6 +21,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/redislock-operator/redislock-operator/internal/policies"
 	"github.com/redislock-operator/redislock-operator/test/children"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
 	"github.com/redislock-operator/redislock-operator/test/controlplane"
@@ -84,8 +88,38 @@ func Install(ctx context.Context, c *cluster.Cluster) error {
 	if _, err := c.KubectlInput(ctx, manifests, "apply", "--server-side", "-f", "-"); err != nil {
 		return err
 	}
-	_, err = c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/redislocks.redislock.io")
-	return err
+	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/redislocks.redislock.io"); err != nil {
+		return err
+	}
+	return waitForPolicies(ctx, c)
+}
+
+// waitForPolicies waits until the policies are in force, which takes the API server a
+// moment: a guarded Job that was created before would start.
+func waitForPolicies(ctx context.Context, c *cluster.Cluster) error {
+	kube, err := client.New(c.RESTConfig(), client.Options{})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	checker := policies.New(kube, Namespace, logr.Discard())
+	inForce := make(chan struct{}, 1)
+	checker.OnChange(func(s policies.State) {
+		if s.Checked && len(s.Missing) == 0 {
+			inForce <- struct{}{}
+			cancel()
+		}
+	})
+	if err := checker.Start(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-inForce:
+		return nil
+	default:
+		return fmt.Errorf("the policies did not come into force: %w", errors.Join(checker.ReadyzCheck(nil), context.Cause(ctx)))
+	}
 }
 
 // Options say how a manager is to run.
