@@ -97,8 +97,9 @@ verify: ## Fail if anything generated is stale, a module untidy, the code not cl
 ##@ Tests
 
 .PHONY: test
-test: redis controlplane ## Run all tests (TEST_PKGS, TEST_ARGS).
-	$(GO) test -race -timeout=30m $(TEST_PKGS) $(TEST_ARGS)
+test: redis controlplane ## Run all tests (some: TEST_PKGS, TEST_ARGS).
+	@if [[ '$(TEST_PKGS)' == ./... && -z '$(TEST_ARGS)' ]]; then GO='$(GO)' hack/test-all.sh; \
+	else set -x; $(GO) test -race -timeout=30m $(TEST_PKGS) $(TEST_ARGS); fi
 
 .PHONY: test-e2e
 test-e2e: redis controlplane ## Run the tests with whole clusters only (TEST_ARGS).
