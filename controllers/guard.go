@@ -124,6 +124,7 @@ func (g *guarding) decide(runs *redislock.Runs) {
 	g.plan = guard.Decide(guard.Input{
 		Now: time.Now(), Terms: g.terms, Hold: g.hold(), Cluster: g.ClusterUID, Admit: g.admit, NotAdmitted: g.notAdmitted, GiveUp: g.giveUp,
 		Served: g.memory.of(g.object()).served(), Jobs: g.jobs, CronJobs: g.cronJobs, Since: g.lock.CreationTimestamp.Time, Runs: runs,
+		Clusters: g.observation.Clusters(),
 	})
 	if g.running != nil {
 		if blind := g.blindFor(); blind > 0 {

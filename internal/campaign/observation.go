@@ -33,6 +33,17 @@ type Observation struct {
 	History []redislock.Grant
 }
 
+// Clusters names the clusters that had the last grants, by fencing token.
+func (o Observation) Clusters() map[uint64]string {
+	clusters := map[uint64]string{}
+	for _, grant := range o.History {
+		if identity, ok := ParseIdentity(grant.Holder); ok {
+			clusters[grant.Fence] = identity.ClusterName
+		}
+	}
+	return clusters
+}
+
 // Holder is whoever has a lock.
 type Holder struct {
 	// Identity is set where the holder is an operator.

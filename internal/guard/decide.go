@@ -75,6 +75,8 @@ type Input struct {
 	CronJobs []*batchv1.CronJob
 	// Runs is what Redis has recorded; nil where it could not be asked.
 	Runs *redislock.Runs
+	// Clusters names those that had the last grants, by fencing token.
+	Clusters map[uint64]string
 	// Since is when this lock came to be: what was missed before is not missed.
 	Since time.Time
 }
@@ -370,7 +372,7 @@ func (p *planner) obsolete(job *Job, newest time.Time) (Reason, string) {
 		highWater := p.Runs.HighWater[job.Run.Series]
 		switch {
 		case recorded && record.State == redislock.TickDone:
-			return ReasonRanElsewhere, fmt.Sprintf("tick %s has been run (%s; %s), so Job %s is not needed", tick, where(record), strings.ToLower(record.Outcome), job.Name)
+			return ReasonRanElsewhere, fmt.Sprintf("tick %s has been run (%s; %s), so Job %s is not needed", tick, p.where(record), strings.ToLower(record.Outcome), job.Name)
 		case recorded:
 			return "", "" // somebody runs it or did: this Job stands by, or goes on
 		case !highWater.Before(job.Run.Tick):
@@ -404,7 +406,11 @@ func (p *planner) obsolete(job *Job, newest time.Time) (Reason, string) {
 	return "", ""
 }
 
-func where(record redislock.TickRecord) string {
+// where says where a tick was run, as far as the lock's history goes back.
+func (p *planner) where(record redislock.TickRecord) string {
+	if cluster := p.Clusters[record.Grant]; cluster != "" {
+		return fmt.Sprintf("in cluster %q, with fencing token %d", cluster, record.Fence)
+	}
 	return fmt.Sprintf("fencing token %d", record.Fence)
 }
 

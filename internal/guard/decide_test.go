@@ -209,6 +209,10 @@ func TestWhatIsNotNeededIsRemoved(t *testing.T) {
 		"its tick ran elsewhere": {
 			onDemand(notHeld, cronJobs(report), jobs(tickJob(report, tick)), done),
 			want{waiting: 1, steps: []Step{remove(name, "report", ReasonRanElsewhere, ranThere+name+" is not needed")}}},
+		"its tick ran in a cluster that the history names": {
+			onDemand(notHeld, cronJobs(report), jobs(tickJob(report, tick)), done, func(in *Input) { in.Clusters = map[uint64]string{80: "green"} }),
+			want{waiting: 1, steps: []Step{remove(name, "report", ReasonRanElsewhere,
+				"tick 2026-03-01T12:00:00Z has been run (in cluster \"green\", with fencing token 90; complete), so Job "+name+" is not needed")}}},
 		"its tick ran elsewhere, but is not noted": {
 			onDemand(notHeld, cronJobs(unnoted), jobs(tickJob(unnoted, tick)), done),
 			want{waiting: 1, waits: map[string]string{name: ranThere + name + " is not needed; it is removed when the CronJob's lastScheduleTime says that its tick was noted"}}},

@@ -136,7 +136,7 @@ var _ = Describe("Interleavings of the guard", func() {
 
 		blue.note(ctx, cronJobs[blue], at)
 		blue.eventuallyNoJob(ctx, standby)
-		blue.eventuallyNote(ctx, cronJobs[blue], "RanElsewhere: tick "+at.Format(time.RFC3339)+" has been run")
+		blue.eventuallyNote(ctx, cronJobs[blue], "RanElsewhere: tick "+at.Format(time.RFC3339)+" has been run (in cluster \"green\"")
 	}, SpecTimeout(3*time.Minute))
 
 	It("27: a tick whose runner was lost is run by a cluster where Forbid skipped it", func(ctx context.Context) {
