@@ -91,7 +91,7 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 	fault.Point("let-go")
 	switch {
 	case err == nil:
-		g.measureStart(job, claim)
+		g.measureStart(job)
 		g.tell(job.Job, eventLetGo(g.lock.Name, claim.Fence, claim.Kind == redislock.ClaimSuperseding))
 		return true, nil
 	case templateFrozen(err):

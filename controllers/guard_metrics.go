@@ -44,10 +44,12 @@ func (g *guarding) measure() {
 	waitingMetric.WithLabelValues(o.Namespace, o.Name).Set(float64(g.plan.Waiting))
 }
 
-func (g *guarding) measureStart(job *guard.Job, claim redislock.Claim) {
+// measureStart counts a Job that was let go; its claim may have been made at an earlier
+// try, which was overtaken.
+func (g *guarding) measureStart(job *guard.Job) {
 	o := g.object()
 	waitMetric.WithLabelValues(o.Namespace, o.Name).Observe(time.Since(job.CreationTimestamp.Time).Seconds())
-	if job.IsTick() && claim.Kind != redislock.ClaimAgain {
+	if job.IsTick() {
 		measureTick(o, job.Run.Series, "claimed")
 	}
 }

@@ -44,7 +44,8 @@ var _ = Describe("Guarded Jobs", Ordered, ContinueOnFailure, func() {
 		DeferCleanup(stop)
 		minutelyJobs = st.witness(watching, minutely, blue, green)
 		for _, s := range []*site{blue, green} {
-			s.make(ctx, st.cronJob("minutely", minutely).Schedule("* * * * *").RunFor(time.Second).Obj())
+			// All Jobs that ran are looked at in the end.
+			s.make(ctx, st.cronJob("minutely", minutely).Schedule("* * * * *").HistoryLimits(100).RunFor(time.Second).Obj())
 		}
 
 		missed = st.lock("missed", onDemand, func(spec *v1alpha1.RedisLockSpec) { spec.MissedTicks = v1alpha1.MissedTicksRunLatest })
