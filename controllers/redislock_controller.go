@@ -1,18 +1,14 @@
 package controllers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,9 +26,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/campaign"
 	"github.com/redislock-operator/redislock-operator/internal/config"
-	"github.com/redislock-operator/redislock-operator/internal/guard"
 	"github.com/redislock-operator/redislock-operator/internal/stores"
-	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
 const (
@@ -327,51 +321,6 @@ func (g *guarding) view() view {
 	return v
 }
 
-// orphans sees to Jobs whose lock is not there: they stay suspended. Where the lock's
-// finalizer was taken away by force it is given back when nothing of them runs.
-func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.NamespacedName) (ctrl.Result, error) {
-	jobs, err := r.listJobs(ctx, lock.Namespace, lock.Name)
-	if err != nil {
-		return ctrl.Result{}, err
-	}
-	var errs []error
-	stopping := false
-	for _, job := range jobs {
-		switch j := guard.NewJob(job, nil); j.Phase {
-		case guard.Stopping:
-			stopping = true
-		case guard.Running:
-			stopping = true
-			r.unguarded(j)
-			errs = append(errs, client.IgnoreNotFound(r.suspend(ctx, job)))
-			r.tell(job, missingLock(job, lock.Name))
-		case guard.Waiting:
-			if r.memory.of(lock).first(job.UID, EventLockMissing, "") {
-				r.tell(job, missingLock(job, lock.Name))
-			}
-		case guard.Ended, guard.Leaving:
-			errs = append(errs, r.dropFinalizer(ctx, job))
-		}
-	}
-	live, err := r.livePods(ctx, lock)
-	if err = errors.Join(append(errs, err)...); err != nil {
-		return ctrl.Result{}, err
-	}
-	if stopping || live != "" {
-		return ctrl.Result{RequeueAfter: time.Second}, nil
-	}
-	if len(jobs) == 0 {
-		r.forget(lock)
-	}
-	return ctrl.Result{}, r.Campaigns.Release(ctx, lock)
-}
-
-func (r *RedisLockReconciler) forget(object types.NamespacedName) {
-	forgetLock(object)
-	forgetJobs(object)
-	r.memory.forget(object)
-}
-
 // write applies the status if it has changed, and then tells of what changed.
 func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 	object := client.ObjectKeyFromObject(v.lock)
@@ -406,129 +355,4 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 		r.Recorder.Eventf(v.lock, nil, event.Type, string(event.Reason), string(event.Action), "%s", event.Message)
 	}
 	return nil
-}
-
-// finalize lets the object go when nothing runs under the lock any more and it has
-// been given back. Redis may delay that by one expiry at most: by then the lease has
-// lapsed. err is why the guard could not do all that it had to. It answers false while
-// the object has to stay.
-func (r *RedisLockReconciler) finalize(ctx context.Context, g *guarding, err error) (bool, error) {
-	lock, object := g.lock, g.object()
-	if g.plan.Active > 0 {
-		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("this object stays until the guarded Jobs that run have ended: %d", g.plan.Active)}
-		return false, nil
-	}
-	lapses := lock.DeletionTimestamp.Add(lease(lock) + lockDelay(lock))
-	left := time.Until(lapses)
-	usable := g.problem == nil
-	if usable {
-		// While it is held something may run under it: the guard gives it back.
-		if o := g.running.Observe(); o.Held || !o.Known && left > 0 {
-			g.problem = &problem{v1alpha1.ReasonDeleting, cmp.Or(g.kept, "the lock is being given back")}
-			g.soon(releaseRetry)
-			return false, nil
-		}
-	}
-	// However long that takes: of a Job that was deleted, pods live on for their grace.
-	live, failed := r.livePods(ctx, object)
-	if failed != nil {
-		return false, failed
-	}
-	if live != "" {
-		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("this object stays until pod %s of a guarded Job has ended", live)}
-		g.soon(releaseRetry)
-		return false, nil
-	}
-	if usable && err == nil {
-		spec, _ := r.spec(lock)
-		if err = r.Campaigns.Release(ctx, object); err == nil {
-			err = campaign.Clear(ctx, spec)
-		}
-	}
-	if err != nil && left > 0 {
-		g.problem = &problem{v1alpha1.ReasonDeleting, fmt.Sprintf("the lock could not be given back yet, so this object stays until it lapses, at %s at the latest: %v",
-			lapses.UTC().Format(time.RFC3339), err)}
-		g.soon(min(releaseRetry, left))
-		return false, nil
-	}
-	before := lock.DeepCopy()
-	controllerutil.RemoveFinalizer(lock, v1alpha1.ReleaseFinalizer)
-	if err := r.Patch(ctx, lock, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(statusOwner)); err != nil {
-		return false, client.IgnoreNotFound(err)
-	}
-	r.forget(object)
-	return true, nil
-}
-
-// spec works out what a campaign is to do, or why there can be none.
-func (r *RedisLockReconciler) spec(lock *v1alpha1.RedisLock) (campaign.Spec, *problem) {
-	key := lockKey(lock)
-	if !r.Config.KeyAllowed(lock.Namespace, key) {
-		return campaign.Spec{}, &problem{v1alpha1.ReasonKeyNotAllowed, fmt.Sprintf(
-			"the key %q does not begin with %q, and the operator's key policy does not allow it to namespace %s: use another key or ask the operator's administrator for leave",
-			key, "lock:"+lock.Namespace+":", lock.Namespace)}
-	}
-	if err := redislock.ValidateKey(key); err != nil {
-		return campaign.Spec{}, &problem{v1alpha1.ReasonKeyNotAllowed, err.Error()}
-	}
-	store := r.Stores.Get(storeName(lock))
-	if store == nil {
-		known := slices.Sorted(slices.Values(r.Stores.Names()))
-		return campaign.Spec{}, &problem{v1alpha1.ReasonStoreUnknown, fmt.Sprintf(
-			"the operator's configuration has no store %q; it has: %s", storeName(lock), strings.Join(known, ", "))}
-	}
-	if invalid := store.State().Invalid; invalid != nil {
-		return campaign.Spec{}, &problem{v1alpha1.ReasonStoreInvalid, fmt.Sprintf("store %q: %v", store.Name, invalid)}
-	}
-	return campaign.Spec{
-		Client: store.Client(),
-		Key:    key,
-		Identity: campaign.Identity{
-			ClusterUID: r.ClusterUID, ClusterName: r.Config.ClusterName,
-			Object: client.ObjectKeyFromObject(lock), Fingerprint: fingerprint(lock),
-		},
-		Terms: campaign.Terms{
-			Lease: lease(lock), Renew: renewEvery(lock), LockDelay: lockDelay(lock),
-			MinHold: duration(lock.Spec.MinHold, 0), MaxHold: duration(lock.Spec.MaxHold, 0),
-		},
-	}, nil
-}
-
-// What a spec says, with its defaults.
-
-func lockKey(lock *v1alpha1.RedisLock) string {
-	if lock.Spec.Key != "" {
-		return lock.Spec.Key
-	}
-	return redislock.Key(lock.Namespace, lock.Name)
-}
-
-func storeName(lock *v1alpha1.RedisLock) string {
-	if lock.Spec.Store != "" {
-		return lock.Spec.Store
-	}
-	return v1alpha1.DefaultStore
-}
-
-func duration(d *metav1.Duration, byDefault time.Duration) time.Duration {
-	if d != nil {
-		return d.Duration
-	}
-	return byDefault
-}
-
-func lease(lock *v1alpha1.RedisLock) time.Duration {
-	return duration(lock.Spec.Lease, v1alpha1.DefaultLease)
-}
-
-func renewEvery(lock *v1alpha1.RedisLock) time.Duration {
-	return duration(lock.Spec.RenewEvery, lease(lock)/3)
-}
-
-func lockDelay(lock *v1alpha1.RedisLock) time.Duration { return duration(lock.Spec.LockDelay, 0) }
-
-// fingerprint is of what must be the same in all clusters, or they would share a
-// lock on different terms.
-func fingerprint(lock *v1alpha1.RedisLock) string {
-	return campaign.Fingerprint(string(lock.Spec.Hold), lease(lock).String(), lockDelay(lock).String(), string(lock.Spec.LostTicks))
 }
