@@ -6,6 +6,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 go=${GO:-go}
+
+# The clusters of all packages together hold more inotify instances than Linux allows a
+# user by default (128). Without root that is for the machine's owner to raise.
+instances=/proc/sys/fs/inotify/max_user_instances
+before=
+if [[ -w $instances && $(<"$instances") -lt 1024 ]]; then
+	before=$(<"$instances")
+	echo 1024 >"$instances" || before=
+fi
+
 specs=./test/e2e
 log=$(mktemp)
 "$go" tool -modfile=go.tools.mod ginkgo run -race --procs=2 --timeout=30m --no-color "$specs" >"$log" 2>&1 &
@@ -14,6 +24,7 @@ finish() {
 	kill "$running" 2>/dev/null || true
 	wait "$running" 2>/dev/null || true
 	rm -f "$log"
+	[[ -z $before ]] || echo "$before" >"$instances"
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
