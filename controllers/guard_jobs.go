@@ -109,7 +109,7 @@ func removedType(reason guard.Reason) string {
 func (g *guarding) stopJob(ctx context.Context, step *guard.Step) error {
 	g.unguarded(step.Job)
 	if g.terms.DeleteOnLost && step.Job.Fence != 0 {
-		if err := g.Delete(ctx, step.Job.Job, client.Preconditions{UID: &step.Job.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
+		if err := g.deleteLost(ctx, step.Job.Job); err != nil {
 			return err
 		}
 	} else if err := g.suspend(ctx, step.Job.Job); err != nil {
@@ -117,6 +117,23 @@ func (g *guarding) stopJob(ctx context.Context, step *guard.Step) error {
 	}
 	g.tell(step.Job.Job, jobEvent(corev1.EventTypeWarning, step))
 	return nil
+}
+
+// deleteLost deletes a Job because its lease was lost. The Job says so first, and only
+// as it was seen: a successor may have gone on with it.
+func (g *guarding) deleteLost(ctx context.Context, job *batchv1.Job) error {
+	lost := job.DeepCopy()
+	if lost.Annotations[v1alpha1.GrantAnnotation] != v1alpha1.LostGrant {
+		setAnnotation(&lost.ObjectMeta, v1alpha1.GrantAnnotation, v1alpha1.LostGrant)
+		if err := g.patchJob(ctx, job, lost); err != nil {
+			return err
+		}
+		fault.Point("marked")
+	}
+	if err := g.Delete(ctx, lost, client.Preconditions{UID: &lost.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
+		return err
+	}
+	return g.noteRemoval(ctx, lost)
 }
 
 // unguarded tells of a running Job that was never let go.

@@ -16,6 +16,10 @@ const (
 	// operator alone writes it, on the Job.
 	GrantAnnotation = "redislock.io/grant"
 
+	// LostGrant is what GrantAnnotation says instead of a Job that the operator deletes
+	// because its lease was lost: by it that is told from a deletion by a person.
+	LostGrant = "lost"
+
 	// DeadlineAnnotation keeps the activeDeadlineSeconds that the user gave the Job,
 	// while the operator moves the field as its watchdog; "" where he gave none. The
 	// operator alone writes it, on the Job.

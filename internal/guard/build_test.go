@@ -117,8 +117,9 @@ func ended(kind batchv1.JobConditionType, reason string) func(*batchv1.Job) {
 	}
 }
 
-func recorded(job *batchv1.Job) { job.Finalizers = nil }
-func leaving(job *batchv1.Job)  { job.DeletionTimestamp = new(metav1.NewTime(now)) }
+func recorded(job *batchv1.Job)  { job.Finalizers = nil }
+func lostGrant(job *batchv1.Job) { job.Annotations[v1alpha1.GrantAnnotation] = v1alpha1.LostGrant }
+func leaving(job *batchv1.Job)   { job.DeletionTimestamp = new(metav1.NewTime(now)) }
 
 // watched has a Job bear a deadline of the watchdog's beside its own, "" for none.
 func watched(seconds int64, own string) func(*batchv1.Job) {

@@ -126,15 +126,19 @@ func (p *planner) ended(job *Job) {
 }
 
 // leaving lets a Job go that somebody deleted: its run counts as done, or a cancel
-// here would be a run elsewhere. One that was deleted because its lease was lost is
-// as lost as its lease.
+// here would be a run elsewhere. One that the operator deleted because its lease was
+// lost is lost, whoever has the lock by now: a process of this cluster that was paused
+// may have deleted what its successor went on with.
 func (p *planner) leaving(job *Job) {
 	switch {
 	case job.Fence == 0:
 		p.do(Step{Kind: Drop, Job: job})
-	case p.Terms.DeleteOnLost && !p.Hold.Known:
-	case p.Terms.DeleteOnLost && !p.backed(job):
-		p.do(Step{Kind: Drop, Job: job})
+	case job.Lost && job.IsTick() && p.Terms.Rerun:
+		p.do(Step{Kind: Reopen, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Lost, Reason: ReasonLost,
+			Message: fmt.Sprintf("Job %s was deleted because its lease was lost: its tick is run again", job.Name)})
+	case job.Lost:
+		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Lost, Reason: ReasonLost,
+			Message: fmt.Sprintf("Job %s was deleted because its lease was lost; it is not run again", job.Name)})
 	default:
 		p.do(Step{Kind: Record, Job: job, Run: job.Run, Fence: job.Fence, Outcome: Deleted})
 	}

@@ -168,10 +168,20 @@ func TestWhatEndedIsRecorded(t *testing.T) {
 			onDemand(notHeld, jobs(newBatchJob("a", running(101, theGrant), leaving))),
 			want{steps: []Step{{Kind: Record, Job: about("a"), Run: idRun, Fence: 101, Outcome: Deleted}}}},
 		"deleted because its lease was lost": {
-			onDemand(notHeld, func(in *Input) { in.Terms.DeleteOnLost = true }, jobs(newBatchJob("a", running(101, theGrant), leaving))),
-			want{steps: []Step{{Kind: Drop, Job: about("a")}}}},
-		"deleted, and whether its lease is lost is not known": {
-			onDemand(unknown, func(in *Input) { in.Terms.DeleteOnLost = true }, jobs(newBatchJob("a", running(101, theGrant), leaving))), want{}},
+			onDemand(notHeld, jobs(newBatchJob("a", running(101, theGrant), lostGrant, leaving))),
+			want{steps: []Step{{Kind: Record, Job: about("a"), Run: idRun, Fence: 101, Outcome: Lost, Reason: ReasonLost,
+				Message: "Job a was deleted because its lease was lost; it is not run again"}}}},
+		"the Job of a tick, deleted because its lease was lost by a process whose successor has it": {
+			onDemand(cronJobs(report), jobs(tickJob(report, tick, running(101, theGrant), lostGrant, leaving)), claimedTick),
+			want{compete: true, steps: []Step{{Kind: Reopen, Job: about(name), Run: tickRun, Fence: 101, Outcome: Lost, Reason: ReasonLost,
+				Message: "Job " + name + " was deleted because its lease was lost: its tick is run again"}}}},
+		"the Job of a tick that is not to run again, deleted because its lease was lost": {
+			onDemand(skipLost, notHeld, cronJobs(report), jobs(tickJob(report, tick, running(101, theGrant), lostGrant, leaving)), claimedTick),
+			want{compete: true, steps: []Step{{Kind: Record, Job: about(name), Run: tickRun, Fence: 101, Outcome: Lost, Reason: ReasonLost,
+				Message: "Job " + name + " was deleted because its lease was lost; it is not run again"}}}},
+		"to be deleted because its lease was lost, and not yet": {
+			onDemand(func(in *Input) { in.Terms.DeleteOnLost = true }, jobs(newBatchJob("a", running(101, theGrant), lostGrant))),
+			want{active: 1, steps: []Step{{Kind: Stop, Job: about("a"), Reason: ReasonNoHold, Message: "the lease under which it ran is lost: another grant is held now"}}}},
 		"deleted by a person, its lease held": {
 			onDemand(func(in *Input) { in.Terms.DeleteOnLost = true }, jobs(newBatchJob("a", running(101, theGrant), leaving))),
 			want{steps: []Step{{Kind: Record, Job: about("a"), Run: idRun, Fence: 101, Outcome: Deleted}}}},

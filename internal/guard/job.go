@@ -43,12 +43,15 @@ type Job struct {
 	// Fence is the fencing token of the run for which it was let go last, and Grant
 	// that of the grant; 0 while it never was.
 	Fence, Grant uint64
+	// Lost: the operator deletes it because its lease was lost.
+	Lost bool
 }
 
 // NewJob reads a Job. An owner counts only where cronJobs has it: anybody may write
 // an owner reference.
 func NewJob(job *batchv1.Job, cronJobs []*batchv1.CronJob) *Job {
-	j := &Job{Job: job, Phase: phase(job), Fence: number(job, v1alpha1.RunAnnotation), Grant: number(job, v1alpha1.GrantAnnotation)}
+	j := &Job{Job: job, Phase: phase(job), Fence: number(job, v1alpha1.RunAnnotation), Grant: number(job, v1alpha1.GrantAnnotation),
+		Lost: job.Annotations[v1alpha1.GrantAnnotation] == v1alpha1.LostGrant}
 	if owner := metav1.GetControllerOf(job); owner != nil && owner.Kind == "CronJob" {
 		i := slices.IndexFunc(cronJobs, func(c *batchv1.CronJob) bool { return c.UID == owner.UID && c.Name == owner.Name })
 		if i >= 0 {

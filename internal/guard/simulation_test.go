@@ -261,7 +261,11 @@ func (w *world) take(c *simCluster, s Step) {
 	switch s.Kind {
 	case Stop:
 		if w.terms.DeleteOnLost && s.Job.Fence != 0 {
-			w.remove(c, job)
+			job.Annotations[v1alpha1.GrantAnnotation] = v1alpha1.LostGrant
+			w.touch(job)
+			if !crashes() {
+				w.remove(c, job)
+			}
 			return
 		}
 		job.Spec.Suspend = new(true)

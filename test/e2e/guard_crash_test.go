@@ -115,6 +115,19 @@ var _ = Describe("The successor of a manager that was killed", func() {
 			c.site.modify(c.ctx, c.lock, func(l *v1alpha1.RedisLock) { l.Spec.Paused = nil })
 			c.ranOnce(job)
 		}, SpecTimeout(3*time.Minute)),
+		Entry("after a Job was marked that is deleted because its lease was lost", "marked", func(c *crash, point string) {
+			at := wrappers.Tick(1)
+			cronJob := c.site.makeCronJob(c.ctx, c.cronJob("marked", c.lock).RunFor(15*time.Second).Obj())
+			c.site.note(c.ctx, cronJob, at)
+			job := c.site.tick(c.ctx, cronJob, at)
+			m := c.faulty(c.site, fault.At, point)
+			Expect(m.Start()).To(Succeed())
+			c.site.eventually(c.ctx, job, isRunning)
+			c.lose(c.ctx, c.lock)
+			m.eventuallyDies(c.ctx)
+			c.follow()
+			c.eventuallyRecorded(c.ctx, c.lock, at, "Complete")
+		}, func(spec *v1alpha1.RedisLockSpec) { spec.OnLost = v1alpha1.OnLostDelete }, SpecTimeout(3*time.Minute)),
 	)
 })
 
