@@ -279,7 +279,7 @@ func (g *guarding) take(ctx context.Context, step *guard.Step) (changed bool, er
 	case guard.Stop:
 		return true, g.stopJob(ctx, step)
 	case guard.Record, guard.Reopen:
-		return true, g.recordOutcome(ctx, step)
+		return g.recordOutcome(ctx, step)
 	case guard.Drop:
 		return true, g.dropFinalizer(ctx, step.Job.Job)
 	case guard.Remove:

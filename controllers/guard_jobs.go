@@ -130,7 +130,8 @@ func (g *guarding) deleteLost(ctx context.Context, job *batchv1.Job) error {
 		}
 		fault.Point("marked")
 	}
-	if err := g.Delete(ctx, lost, client.Preconditions{UID: &lost.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
+	// In the foreground: its pods go first, and while they end the tick is not open.
+	if err := g.Delete(ctx, lost, client.Preconditions{UID: &lost.UID}, client.PropagationPolicy(metav1.DeletePropagationForeground)); err != nil {
 		return err
 	}
 	return g.noteRemoval(ctx, lost)
@@ -175,8 +176,12 @@ func (g *guarding) makeJob(ctx context.Context, step *guard.Step) (bool, error) 
 // livePods names a pod of the Jobs of a lock that has not ended, past the cache; ""
 // where there is none.
 func (r *RedisLockReconciler) livePods(ctx context.Context, lock types.NamespacedName) (string, error) {
+	return r.livePodsWith(ctx, lock.Namespace, client.MatchingLabels{v1alpha1.LockLabel: lock.Name})
+}
+
+func (r *RedisLockReconciler) livePodsWith(ctx context.Context, namespace string, labels client.MatchingLabels) (string, error) {
 	var pods corev1.PodList
-	if err := r.Live.List(ctx, &pods, client.InNamespace(lock.Namespace), client.MatchingLabels{v1alpha1.LockLabel: lock.Name}); err != nil {
+	if err := r.Live.List(ctx, &pods, client.InNamespace(namespace), labels); err != nil {
 		return "", err
 	}
 	for i := range pods.Items {

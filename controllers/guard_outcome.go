@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -16,20 +17,30 @@ import (
 )
 
 // recordOutcome has Redis record how a run ended, or that it is to be done again, and
-// then lets the Job go.
-func (g *guarding) recordOutcome(ctx context.Context, step *guard.Step) error {
+// then lets the Job go. It answers false while the Job's pods still end.
+func (g *guarding) recordOutcome(ctx context.Context, step *guard.Step) (bool, error) {
 	if g.lockClient == nil {
-		return fmt.Errorf("the outcome of Job %s cannot be recorded: %s", step.Job.Name, g.problem.message)
+		return false, fmt.Errorf("the outcome of Job %s cannot be recorded: %s", step.Job.Name, g.problem.message)
+	}
+	if step.Job.Lost && step.Job.Phase == guard.Leaving {
+		live, err := g.livePodsWith(ctx, step.Job.Namespace, client.MatchingLabels{batchv1.ControllerUidLabel: string(step.Job.UID)})
+		if err != nil {
+			return false, err
+		}
+		if live != "" {
+			g.soon(time.Second)
+			return false, nil
+		}
 	}
 	if err := g.finish(ctx, step); err != nil {
-		return err
+		return false, err
 	}
 	fault.Point("recorded")
 	g.memory.of(g.object()).ranUnder(step.Job.Grant)
 	if step.Message != "" {
 		g.tell(step.Job.Job, jobEvent(corev1.EventTypeWarning, step))
 	}
-	return g.dropFinalizer(ctx, step.Job.Job)
+	return true, g.dropFinalizer(ctx, step.Job.Job)
 }
 
 // finish ends a run in Redis. A crash behind it repeats it, which changes nothing.
