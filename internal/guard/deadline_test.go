@@ -133,7 +133,7 @@ func FuzzDeadlines(f *testing.F) {
 	f.Fuzz(func(t *testing.T, windowSeconds, own, current, ago int64, hasOwn bool) {
 		const day = 24 * 3600
 		if windowSeconds < 0 || windowSeconds > day || own < 1 || own > 1e6 || current < 1 || current > 1e6 || ago < -day || ago > 1e6 {
-			t.Skip()
+			return // no such input is meant
 		}
 		window := time.Duration(windowSeconds) * time.Second
 		job := newBatchJob("a", running(101, 100), func(j *batchv1.Job) {

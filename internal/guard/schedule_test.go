@@ -80,7 +80,7 @@ func FuzzLatestTick(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, schedule, zone string, unix, age int64) {
 		if unix < 0 || unix > 4e9 || age < 0 || age > 1e9 {
-			t.Skip()
+			return // no such input is meant
 		}
 		at := time.Unix(unix, 0).UTC()
 		c := newCronJob("report", func(c *batchv1.CronJob) {
