@@ -86,16 +86,17 @@ func (l *ledger) claim(ctx context.Context, lock *Lock, req ClaimRequest) {
 	}
 	l.highest = max(l.highest, claim.Fence)
 	l.claims[name] = append(l.claims[name], answer)
+	superseded := slices.ContainsFunc(l.claims[name], func(c told) bool { return c.fence > claim.Fence })
+	if l.settled[claim.Fence] || superseded {
+		return // an answer that we heard after what followed from it: another worker was told of
+		// the same claim, ended it, and may have begun something else since
+	}
 	if !req.Shared && claim.Kind != ClaimAgain {
 		for other := range l.active[lock.Fence()] {
 			if other != name {
 				l.t.Errorf("%q is active beside %q under %d", name, other, lock.Fence())
 			}
 		}
-	}
-	superseded := slices.ContainsFunc(l.claims[name], func(c told) bool { return c.fence > claim.Fence })
-	if l.settled[claim.Fence] || superseded {
-		return // an answer that we heard after what followed from it
 	}
 	if l.active[lock.Fence()] == nil {
 		l.active[lock.Fence()] = map[string]bool{}
