@@ -45,6 +45,9 @@ type Config struct {
 // afterTick is what the last tick has of the time in which things are broken.
 const afterTick = 5 * time.Second
 
+// beforeTick is when the schedules go, before the tick that is not to come.
+const beforeTick = 5 * time.Second
+
 // A Prelude is what a plan begins with.
 type Prelude string
 
@@ -156,6 +159,12 @@ func (e *Estate) execute(ctx context.Context) (*Report, error) {
 	if err := e.heal(ctx); err != nil {
 		return nil, err
 	}
+	// The last tick comes in peace. A CronJob that forbids two runs at once skips a tick
+	// while it makes up for one that was lost, and makes its Job when that has ended; had
+	// its schedule gone by then, nobody would.
+	last := time.Now().Truncate(time.Minute).Add(2*time.Minute - beforeTick)
+	e.log("a minute of peace until %s", last.Format(time.TimeOnly))
+	sleep(ctx, time.Until(last))
 	for _, s := range e.sites {
 		if err := s.patchAll(ctx, e, fmt.Sprintf(`{"spec":{"schedule":%q}}`, never), &batchv1.CronJobList{}); err != nil {
 			return nil, err
