@@ -237,9 +237,9 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	}
 	seen := max(known.seen, cfg.seen)
 	r, err := c.run(ctx, timeout, acquireScript,
-		[]string{a.key, fenceKey(a.key), historyKey(a.key)},
+		grantKeys(a.key),
 		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
-		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history)
+		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
@@ -252,7 +252,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		// counts, the delay excepted.
 		return a.granted(ctx, sent, min(cfg.lease, r.duration(2)-cfg.lockDelay), uint64(r.number(1)))
 	case "held":
-		return nil, a.held(r.text(1), r.duration(2), r.number(3))
+		return nil, a.held(r.text(1), r.duration(2), r.number(3), r.text(4))
 	case "late":
 		return nil, a.wrap(errLate)
 	case "corrupt":
@@ -288,7 +288,7 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 		return a.granted(ctx, sent, cfg.lease, 0)
 	}
 	asked := c.clock.now()
-	r, err := c.run(ctx, timeout, inspectScript, []string{a.key, fenceKey(a.key)})
+	r, err := c.run(ctx, timeout, inspectScript, []string{a.key, fenceKey(a.key), metadataKey(a.key)})
 	if err != nil {
 		return nil, a.unheard(sent, timeout, err)
 	}
@@ -298,7 +298,7 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 	if r.word() == "none" {
 		return nil, &HeldError{Key: a.key} // it was, a moment ago
 	}
-	return nil, a.held(r.text(1), r.duration(2), r.number(4))
+	return nil, a.held(r.text(1), r.duration(2), r.number(4), r.text(5))
 }
 
 // unheard notes that a try was sent which may be granted all the same, until the
@@ -333,14 +333,14 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 	return l, nil
 }
 
-func (a *attempt) held(value string, ttl time.Duration, serverMicros int64) error {
+func (a *attempt) held(value string, ttl time.Duration, serverMicros int64, metadata string) error {
 	err := &HeldError{Key: a.key, TTL: ttl, Value: value}
 	if ttl < 0 {
 		err.TTL = -1
 	}
 	fence := a.c.witness(a.key, value, serverMicros)
 	if t, ok := parseToken(value); ok {
-		err.Holder, err.Fence = t.identity, fence
+		err.Holder, err.Fence, err.Metadata = t.identity, fence, metadataOf(metadata, fence)
 	}
 	return err
 }

@@ -44,5 +44,6 @@
 // The lock's key is a plain string with an expiry, as in every lock built on SET NX
 // PX, so that a lock of another library on the same key and one of this package
 // exclude each other. What belongs to a lock beside it stands in the same hash
-// slot: "{key}:fence", "{key}:history", "{key}:runs" and "{key}:candidates".
+// slot: "{key}:fence", "{key}:history", "{key}:metadata", "{key}:runs" and
+// "{key}:candidates".
 package redislock

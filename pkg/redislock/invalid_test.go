@@ -116,6 +116,8 @@ func TestBadOptionsAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		"negative pause":               {WithRetry(1, -1)},
 		"lease beyond all bounds":      {WithLease(math.MaxInt64)},
 		"delay beyond all bounds":      {WithLockDelay(math.MaxInt64)},
+		"overlong metadata":            {WithMetadata(strings.Repeat("m", MaxMetadata+1))},
+		"metadata without fence":       {WithMetadata("m"), WithoutFence()},
 		"negative quarantine":          {WithQuarantine(-1)},
 		"quarantine beyond all bounds": {WithQuarantine(math.MaxInt64)},
 	} {

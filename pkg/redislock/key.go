@@ -61,4 +61,15 @@ func fenceKey(key string) string      { return companion(key, "fence") }
 func historyKey(key string) string    { return companion(key, "history") }
 func runsKey(key string) string       { return companion(key, "runs") }
 func candidatesKey(key string) string { return companion(key, "candidates") }
+func metadataKey(key string) string   { return companion(key, "metadata") }
 func wakeChannel(key string) string   { return companion(key, "wake") }
+
+// grantKeys names the keys of the acquire script. Its companions share one string:
+// a try is to cost few allocations.
+func grantKeys(key string) []string {
+	prefix := companion(key, "")
+	all := prefix + "fence" + prefix + "history" + prefix + "metadata"
+	history := len(prefix) + len("fence")
+	metadata := history + len(prefix) + len("history")
+	return []string{key, all[:history], all[history:metadata], all[metadata:]}
+}

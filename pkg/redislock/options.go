@@ -73,6 +73,7 @@ type lockConfig struct {
 	delay          time.Duration
 	wait           bool
 	onRefusal      func(error)
+	metadata       string
 }
 
 // WithLease sets for how long a grant is valid unless it is renewed. Default 10 s.
@@ -114,7 +115,7 @@ func WithMaxHold(d time.Duration) LockOption {
 
 // WithoutFence takes the lock by a plain SET NX PX: faster, and Lock.Fence is 0.
 // A resource behind it cannot tell a stale holder, and a loss of data in Redis
-// goes unnoticed.
+// goes unnoticed. It has no history and no metadata.
 func WithoutFence() LockOption {
 	return func(c *lockConfig) { c.fenced = false }
 }
@@ -218,6 +219,10 @@ func (cfg *lockConfig) validate() error {
 		return wrong("history", cfg.history, fmt.Sprintf("is not between 0 and %d", maxHistory))
 	case cfg.history > 0 && !cfg.fenced:
 		return wrong("history", cfg.history, "needs a fence")
+	case len(cfg.metadata) > MaxMetadata:
+		return invalid("metadata", cfg.metadata[:32]+"…", fmt.Sprintf("is %d bytes long; the limit is %d", len(cfg.metadata), MaxMetadata))
+	case cfg.metadata != "" && !cfg.fenced:
+		return wrong("metadata", cfg.metadata, "needs a fence")
 	case cfg.quarantine < 0 || cfg.quarantine > longestSpan:
 		return wrong("quarantine", cfg.quarantine, fmt.Sprintf("is not between 0 and %s", longestSpan))
 	case cfg.attempts < 1:
