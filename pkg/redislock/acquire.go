@@ -41,7 +41,7 @@ func (c *Client) Acquire(ctx context.Context, key string, opts ...LockOption) (*
 	if err != nil {
 		return nil, err
 	}
-	l, err := a.repeat(ctx)
+	l, err := persist(ctx, c, a.cfg, key, a.try)
 	return l, a.end(err)
 }
 
@@ -73,6 +73,7 @@ type attempt struct {
 	cfg    *lockConfig
 	token  token
 	prefix string // of the token
+	joint  *Locks // what the lock will be a part of; nil where it stands alone
 
 	// stray is until when a try that was sent, but of which we did not hear, may still
 	// be granted; its span is 0 where there is none.
@@ -99,33 +100,37 @@ func (a *attempt) end(err error) error {
 	return err
 }
 
-func (a *attempt) repeat(ctx context.Context) (*Lock, error) {
-	if a.cfg.wait {
-		return a.wait(ctx)
+// persist tries as often or for as long as cfg says. key is what a caller waits for
+// where the refusal does not name another.
+func persist[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, try func(context.Context) (T, error)) (T, error) {
+	if cfg.wait {
+		return await(ctx, c, cfg, key, try)
 	}
+	var none T
 	for n := 1; ; n++ {
-		l, err := a.try(ctx)
+		l, err := try(ctx)
 		if err == nil {
 			return l, nil
 		}
-		a.refused(err)
-		if n == a.cfg.attempts || !retryable(err) {
-			return nil, err
+		cfg.refused(err)
+		if n == cfg.attempts || !retryable(err) {
+			return none, err
 		}
 		if ended := ctx.Err(); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+			return none, gaveUp(key, ended, err)
 		}
-		timer, stop := a.c.clock.timer(a.cfg.delay)
+		timer, stop := c.clock.timer(cfg.delay)
 		select {
 		case <-timer:
 		case <-ctx.Done():
 			stop()
-			return nil, gaveUp(a.key, ctx.Err(), err)
+			return none, gaveUp(key, ctx.Err(), err)
 		}
 	}
 }
 
-func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
+func await[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, try func(context.Context) (T, error)) (l T, err error) {
+	var none T
 	backoff := firstBackoff
 	var w *waiter
 	defer func() {
@@ -134,19 +139,27 @@ func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
 		}
 	}()
 	for {
-		l, err = a.try(ctx)
+		l, err = try(ctx)
 		if err == nil {
 			return l, nil
 		}
 		if ended := ctx.Err(); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+			return none, gaveUp(key, ended, err)
 		}
-		a.refused(err)
+		cfg.refused(err)
 		if !retryable(err) {
-			return nil, err
+			return none, err
+		}
+		// Of several keys another may be in the way than before.
+		if held, ok := errors.AsType[*HeldError](err); ok && held.Key != key {
+			key = held.Key
+			if w != nil {
+				w.leave(false)
+				w = nil
+			}
 		}
 		if w == nil {
-			w = a.c.wakes.join(a.key)
+			w = c.wakes.join(key)
 		}
 		pause := backoff
 		if errors.Is(err, ErrNotAcquired) {
@@ -154,15 +167,15 @@ func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
 		} else {
 			backoff = min(2*backoff, longestBackoff)
 		}
-		if ended := w.wait(ctx, a.c.clock.now().t.Add(pause)); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+		if ended := w.wait(ctx, c.clock.now().t.Add(pause)); ended != nil {
+			return none, gaveUp(key, ended, err)
 		}
 	}
 }
 
-func (a *attempt) refused(err error) {
-	if a.cfg.onRefusal != nil {
-		a.cfg.onRefusal(err)
+func (cfg *lockConfig) refused(err error) {
+	if cfg.onRefusal != nil {
+		cfg.onRefusal(err)
 	}
 }
 
@@ -321,7 +334,7 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 	l := &Lock{
 		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: t.String(),
 		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
-		renewer: a.c.renewers.of(ctx, a.key),
+		renewer: a.c.renewers.of(ctx, a.key), joint: a.joint,
 	}
 	if l.valid.remaining(a.c.clock.now()) <= 0 {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), errLate)

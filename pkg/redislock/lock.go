@@ -29,6 +29,7 @@ type Lock struct {
 	acquired instant
 	stray    validity // see attempt
 	renewer  *renewer
+	joint    *Locks // nil where it was acquired alone
 
 	// giving serialises Release and Detach.
 	giving sync.Mutex
@@ -113,8 +114,8 @@ func (l *Lock) Status(ctx context.Context) (Status, error) {
 // Extend makes the lease valid for at least d from now. It never shortens it. A
 // lock that is gone is not acquired again: that is a *LostError.
 func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
-	if d < minLease || d > longestSpan {
-		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
+	if err := validateExtension(d); err != nil {
+		return err
 	}
 	sent := l.client.clock.now()
 	if err := l.over(sent); err != nil {
@@ -128,6 +129,13 @@ func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
 		return fmt.Errorf("redislock: extend %q: %w", l.key, err)
 	}
 	return l.renewed(sent, d, r)
+}
+
+func validateExtension(d time.Duration) error {
+	if d < minLease || d > longestSpan {
+		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
+	}
+	return nil
 }
 
 // Cover keeps the key taken for at least d from now, though the lease may end
@@ -378,5 +386,8 @@ func (l *Lock) finish(cause error) {
 	l.cause = cause
 	if l.cancel != nil {
 		l.cancel(cause)
+	}
+	if l.joint != nil {
+		l.joint.partEnded(cause)
 	}
 }

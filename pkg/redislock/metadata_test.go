@@ -115,7 +115,7 @@ func TestATryThatIsRepeatedKeepsItsMetadata(t *testing.T) {
 	lost := p.DropReply(acquireOf(key))
 	l := mustAcquire(t, c, key, patient(), WithMetadata("mine"), WithRetry(10, 0))
 	<-lost.Done
-	g.Expect(lost.Reply()).To(ContainSubstring(":" + value(t, connect(t, server.URL()), fenceKey(key))), "granted once")
+	g.Expect(lost.Reply()).To(ContainSubstring(":"+value(t, connect(t, server.URL()), fenceKey(key))), "granted once")
 	held := tryInVain(t, dial(t, server.URL()), key)
 	g.Expect(held.Fence).To(Equal(l.Fence()))
 	g.Expect(held.Metadata).To(Equal("mine"))

@@ -32,6 +32,10 @@ var (
 	runsSource string
 	//go:embed scripts/announce.lua
 	announceSource string
+	//go:embed scripts/acquireall.lua
+	acquireAllSource string
+	//go:embed scripts/releaseall.lua
+	releaseAllSource string
 
 	acquireScript      = redis.NewScript(acquireSource)
 	renewScript        = redis.NewScript(renewSource)
@@ -44,6 +48,8 @@ var (
 	reopenScript       = redis.NewScript(reopenSource)
 	runsScript         = redis.NewScript(runsSource)
 	announceScript     = redis.NewScript(announceSource)
+	acquireAllScript   = redis.NewScript(acquireAllSource)
+	releaseAllScript   = redis.NewScript(releaseAllSource)
 )
 
 // reply is what a script of ours answers: a word and what belongs to it.
