@@ -27,7 +27,7 @@ func (c *Client) TryAcquire(ctx context.Context, key string, opts ...LockOption)
 		return nil, err
 	}
 	l, err := a.try(ctx)
-	return l, a.end(err)
+	return l, a.end(ctx, err)
 }
 
 // Acquire tries several times (WithRetry), or waits until the lock is free or ctx
@@ -42,7 +42,7 @@ func (c *Client) Acquire(ctx context.Context, key string, opts ...LockOption) (*
 		return nil, err
 	}
 	l, err := persist(ctx, c, a.cfg, key, a.try)
-	return l, a.end(err)
+	return l, a.end(ctx, err)
 }
 
 // WithLock runs fn under the lock and releases it, whether fn returns or panics.
@@ -75,6 +75,8 @@ type attempt struct {
 	prefix string // of the token
 	joint  *Locks // what the lock will be a part of; nil where it stands alone
 
+	began instant // where there is an observer
+
 	// stray is until when a try that was sent, but of which we did not hear, may still
 	// be granted; its span is 0 where there is none.
 	stray validity
@@ -89,13 +91,22 @@ func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
 		return nil, ErrClosed
 	}
 	t := c.nextToken(cfg.identity)
-	return &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}, nil
+	a := &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}
+	if c.observer.Acquired != nil {
+		a.began = c.clock.now()
+	}
+	return a, nil
 }
 
-// end cleans up after an attempt that comes back without a lock.
-func (a *attempt) end(err error) error {
+// end cleans up after an attempt that comes back without a lock, and returns what
+// its caller is told.
+func (a *attempt) end(ctx context.Context, err error) error {
 	if err != nil && a.stray.span > 0 {
 		a.c.reclaim(a.key, a.prefix, a.stray, a.cfg.expiry())
+	}
+	err = a.cfg.inWords(err)
+	if acquired := a.c.observer.Acquired; acquired != nil {
+		acquired(ctx, a.key, a.c.clock.now().t.Sub(a.began.t), err)
 	}
 	return err
 }
@@ -119,7 +130,7 @@ func persist[T any](ctx context.Context, c *Client, cfg *lockConfig, key string,
 		if ended := ctx.Err(); ended != nil {
 			return none, gaveUp(key, ended, err)
 		}
-		timer, stop := c.clock.timer(cfg.delay)
+		timer, stop := c.clock.timer(cfg.pause(n, c.jitter))
 		select {
 		case <-timer:
 		case <-ctx.Done():

@@ -32,10 +32,11 @@ func (c *Client) AcquireAll(ctx context.Context, keys []string, opts ...LockOpti
 		return nil, err
 	}
 	ls, err := persist(ctx, c, a.cfg, keys[0], a.try)
+	var told error
 	for _, part := range a.parts {
-		_ = part.end(err)
+		told = part.end(ctx, err)
 	}
-	return ls, err
+	return ls, told
 }
 
 // Locks are several locks that were acquired in one step, and that are one: if one
@@ -199,13 +200,16 @@ func (ls *Locks) Release(ctx context.Context) error {
 	}
 	switch i := int(r.number(2)) - 1; {
 	case err != nil:
-		return fmt.Errorf("redislock: release %s: %w", ls, err)
+		err = fmt.Errorf("redislock: release %s: %w", ls, err)
 	case r.word() == "mismatch" && i >= 0 && i < len(ls.parts):
-		return &LostError{Key: ls.parts[i].key, Token: ls.parts[i].value, Found: r.text(1)}
+		err = &LostError{Key: ls.parts[i].key, Token: ls.parts[i].value, Found: r.text(1)}
 	case r.word() != "done":
-		return r.unexpected("release", ls.String())
+		err = r.unexpected("release", ls.String())
 	}
-	return nil
+	for _, l := range ls.parts {
+		l.released(ctx, sent, err)
+	}
+	return err
 }
 
 // String names the keys.

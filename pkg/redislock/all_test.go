@@ -75,6 +75,7 @@ func TestAcquireAllTakesAllInOneRoundTrip(t *testing.T) {
 	g.Expect(ls.Release(t.Context())).To(Succeed())
 	g.Expect(p.Requests()).To(HaveLen(1))
 	g.Expect(rdb.Exists(t.Context(), threeKeys...).Val()).To(BeZero())
+	g.Expect(ls.parts[0].renewer.queue).To(BeEmpty(), "none is renewed any more")
 	g.Expect(ls.IsHeld()).To(BeFalse())
 	g.Expect(ls.ValidUntil()).To(BeTemporally("<=", time.Now()))
 	g.Expect(context.Cause(ls.Context())).To(MatchError(ErrReleased))
@@ -117,12 +118,14 @@ func TestAcquireAllNeverDeadlocks(t *testing.T) {
 	server := startRedis(t)
 	clients := []*Client{dial(t, server.URL()), dial(t, server.URL())}
 	forks := map[string]*atomic.Int32{keyA: {}, keyB: {}, keyC: {}}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	var wg sync.WaitGroup
 	for i := range 12 {
 		keys := []string{threeKeys[i%3], threeKeys[(i+1)%3]}
 		wg.Go(func() {
 			for range 5 {
-				ls, err := clients[i%2].AcquireAll(t.Context(), keys, patient(), WithWait())
+				ls, err := clients[i%2].AcquireAll(ctx, keys, patient(), WithWait())
 				if err != nil {
 					t.Error(err)
 					return
@@ -377,6 +380,32 @@ func TestAnAcquireAllThatIsCancelledAfterItWasGrantedLeavesNoOrphans(t *testing.
 	g.Eventually(func() int64 { return rdb.Exists(t.Context(), threeKeys...).Val() }).Should(BeZero())
 }
 
+func TestAnAnswerToAcquireAllThatComesTooLateLeavesNoOrphans(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	rdb := connect(t, server.URL())
+	p := proxy.Start(t, server.URL())
+	clk := &bentClock{}
+	c := newClient(t, connect(t, p.URL()), withClock(clk))
+	acquaintAll(t, c)
+	slow, again := p.HoldReply(acquireAllOf(threeKeys...)), p.HoldReply(acquireAllOf(threeKeys...))
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.AcquireAll(t.Context(), threeKeys, patient(), once(), WithLockDelay(time.Hour))
+		done <- err
+	}()
+	for _, held := range []*proxy.Held{slow, again} { // one that is late is asked once more
+		<-held.Arrived
+		g.Expect(rdb.Exists(t.Context(), threeKeys...).Val()).To(BeEquivalentTo(3))
+		clk.pass(10 * time.Minute)
+		_, err := held.Deliver()
+		g.Expect(err).NotTo(HaveOccurred())
+	}
+	g.Eventually(done).Should(Receive(HaveOccurred()))
+	g.Eventually(func() int64 { return rdb.Exists(t.Context(), threeKeys...).Val() }).Should(BeZero())
+}
+
 // A request that is delivered once more, after one of its locks was taken away,
 // takes nothing back.
 func TestALateDuplicateOfAcquireAllChangesNothing(t *testing.T) {
@@ -410,18 +439,21 @@ func TestWhatRedisForgotOfSeveralLocksIsWaitedOutAtOnce(t *testing.T) {
 	g.Expect(quarantine.Key).To(Equal(keyA))
 	g.Expect(quarantine.Seen).To(Equal(ls.Fence(keyA)))
 	g.Expect(quarantine.Remaining).To(Equal(5 * time.Minute))
+	clk.pass(4 * time.Minute)
 	for _, k := range threeKeys {
 		_, err := c.TryAcquire(t.Context(), k, patient())
 		g.Expect(errors.As(err, &quarantine)).To(BeTrue(), "%v", err)
 		g.Expect(quarantine.Seen).To(Equal(ls.Fence(k)))
+		g.Expect(quarantine.Remaining).To(BeNumerically("<=", time.Minute), "it began for all at once")
 	}
 	// The quarantine of one keeps all.
 	_, err = c.AcquireAll(t.Context(), []string{"lock:{t}:z", keyC}, patient(), once())
 	g.Expect(errors.As(err, &quarantine)).To(BeTrue(), "%v", err)
 	g.Expect(quarantine.Key).To(Equal(keyC))
+	g.Expect(quarantine.Remaining).To(BeNumerically("<=", time.Minute))
 	g.Expect(rdb.DBSize(t.Context()).Val()).To(BeZero())
 
-	clk.pass(5*time.Minute + time.Second)
+	clk.pass(time.Minute + time.Second)
 	next := mustAcquireAll(t, c, threeKeys, patient())
 	for _, k := range threeKeys {
 		g.Expect(next.Fence(k)).To(BeNumerically(">", ls.Fence(k)))

@@ -203,12 +203,19 @@ func (l *Lock) Release(ctx context.Context) error {
 		l.client.goBackground(func() {
 			l.client.giveBack(l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
 		})
-		return fmt.Errorf("redislock: release %q: %w", l.key, err)
+		err = fmt.Errorf("redislock: release %q: %w", l.key, err)
+	} else if r.word() == "mismatch" {
+		err = &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
 	}
-	if r.word() == "mismatch" {
-		return &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
+	l.released(ctx, sent, err)
+	return err
+}
+
+// released tells the observer of a release.
+func (l *Lock) released(ctx context.Context, sent instant, err error) {
+	if released := l.client.observer.Released; released != nil {
+		released(ctx, l.key, sent.t.Sub(l.acquired.t), err)
 	}
-	return nil
 }
 
 // ReleaseStopped gives back a lock that was lost here but whose token may still
@@ -386,6 +393,9 @@ func (l *Lock) finish(cause error) {
 	l.cause = cause
 	if l.cancel != nil {
 		l.cancel(cause)
+	}
+	if lost := l.client.observer.Lost; lost != nil && errors.Is(cause, ErrLost) {
+		go lost(context.WithoutCancel(l.base), l.key, l.client.clock.now().t.Sub(l.acquired.t), cause)
 	}
 	if l.joint != nil {
 		l.joint.partEnded(cause)
