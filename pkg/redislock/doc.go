@@ -31,6 +31,17 @@
 // remembers a higher one than Redis waits a whole expiry before it acquires
 // (QuarantineError), since somebody whom Redis forgot may still hold the lock.
 //
+// # Refusals
+//
+// That somebody else has the lock is an ErrNotAcquired, which says who in a
+// *HeldError. WithRefusal puts it in words of the caller's, IfAcquired makes it a
+// value that is no error.
+//
+// # Several locks
+//
+// Client.AcquireAll acquires several locks in one step, all or none, and they are
+// then renewed, lost and released as one.
+//
 // # Runs
 //
 // Work that must be done once over all holders of a lock, such as a tick of a

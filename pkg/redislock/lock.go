@@ -101,6 +101,9 @@ func (l *Lock) Err() error { return l.over(l.client.clock.now()) }
 
 // Status asks Redis whether this grant still stands there.
 func (l *Lock) Status(ctx context.Context) (Status, error) {
+	if l.client.isClosed() {
+		return Free, ErrClosed
+	}
 	r, err := l.client.run(ctx, l.cfg.operationTimeout(), inspectScript, []string{l.key, fenceKey(l.key)})
 	if err != nil {
 		return Free, fmt.Errorf("redislock: status of %q: %w", l.key, err)
