@@ -267,6 +267,31 @@ func TestTheLossOfOneIsTheLossOfAll(t *testing.T) {
 	}
 }
 
+// The clock alone says so, before anything else has looked at it.
+func TestAllEndByTheClock(t *testing.T) {
+	t.Parallel()
+	for name, over := range map[string]func(*WithT, *Locks){
+		"IsHeld":     func(g *WithT, ls *Locks) { g.Expect(ls.IsHeld()).To(BeFalse()) },
+		"Err":        func(g *WithT, ls *Locks) { g.Expect(ls.Err()).To(MatchError(ErrLost)) },
+		"Extend":     func(g *WithT, ls *Locks) { g.Expect(ls.Extend(context.Background(), time.Hour)).To(MatchError(ErrLost)) },
+		"Release":    func(g *WithT, ls *Locks) { g.Expect(ls.Release(context.Background())).To(MatchError(ErrLost)) },
+		"ValidUntil": func(g *WithT, ls *Locks) { g.Expect(ls.ValidUntil()).To(BeTemporally("~", ls.client.clock.now().t, time.Minute)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := within(t)
+			server := startRedis(t)
+			rdb := connect(t, server.URL())
+			clk := &bentClock{}
+			ls := mustAcquireAll(t, newClient(t, connect(t, server.URL()), withClock(clk)), threeKeys, lapsing(time.Hour))
+			clk.pass(time.Hour)
+			over(g, ls)
+			g.Expect(context.Cause(ls.Context())).To(MatchError(ErrLost))
+			g.Expect(rdb.Exists(t.Context(), threeKeys...).Val()).To(BeEquivalentTo(3), "nothing is released")
+		})
+	}
+}
+
 func TestAllAreRenewedAndExtended(t *testing.T) {
 	t.Parallel()
 	g := within(t)
