@@ -41,7 +41,7 @@ func (c *Client) Acquire(ctx context.Context, key string, opts ...LockOption) (*
 	if err != nil {
 		return nil, err
 	}
-	l, err := persist(ctx, c, a.cfg, key, a.try)
+	l, err := persist(ctx, c, a.cfg, key, a)
 	return l, a.end(ctx, err)
 }
 
@@ -75,7 +75,7 @@ type attempt struct {
 	prefix string // of the token
 	joint  *Locks // what the lock will be a part of; nil where it stands alone
 
-	began instant // where there is an observer
+	began time.Time // where there is an observer
 
 	// stray is until when a try that was sent, but of which we did not hear, may still
 	// be granted; its span is 0 where there is none.
@@ -93,7 +93,7 @@ func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
 	t := c.nextToken(cfg.identity)
 	a := &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}
 	if c.observer.Acquired != nil {
-		a.began = c.clock.now()
+		a.began = c.clock.now().t
 	}
 	return a, nil
 }
@@ -106,20 +106,25 @@ func (a *attempt) end(ctx context.Context, err error) error {
 	}
 	err = a.cfg.inWords(err)
 	if acquired := a.c.observer.Acquired; acquired != nil {
-		acquired(ctx, a.key, a.c.clock.now().t.Sub(a.began.t), err)
+		acquired(ctx, a.key, a.c.clock.now().t.Sub(a.began), err)
 	}
 	return err
 }
 
-// persist tries as often or for as long as cfg says. key is what a caller waits for
+// A trier is an attempt at a Lock or at Locks.
+type trier[T any] interface {
+	try(context.Context) (T, error)
+}
+
+// persist has a try as often or for as long as cfg says. key is what it waits for
 // where the refusal does not name another.
-func persist[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, try func(context.Context) (T, error)) (T, error) {
+func persist[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, a trier[T]) (T, error) {
 	if cfg.wait {
-		return await(ctx, c, cfg, key, try)
+		return await(ctx, c, cfg, key, a)
 	}
 	var none T
 	for n := 1; ; n++ {
-		l, err := try(ctx)
+		l, err := a.try(ctx)
 		if err == nil {
 			return l, nil
 		}
@@ -140,7 +145,7 @@ func persist[T any](ctx context.Context, c *Client, cfg *lockConfig, key string,
 	}
 }
 
-func await[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, try func(context.Context) (T, error)) (l T, err error) {
+func await[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, a trier[T]) (l T, err error) {
 	var none T
 	backoff := firstBackoff
 	var w *waiter
@@ -150,7 +155,7 @@ func await[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, t
 		}
 	}()
 	for {
-		l, err = try(ctx)
+		l, err = a.try(ctx)
 		if err == nil {
 			return l, nil
 		}
@@ -261,7 +266,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	}
 	seen := max(known.seen, cfg.seen)
 	r, err := c.run(ctx, timeout, acquireScript,
-		grantKeys(a.key),
+		grantKeys(a.key, cfg.history > 0),
 		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
 		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata)
 	if err != nil {

@@ -31,7 +31,7 @@ func (c *Client) AcquireAll(ctx context.Context, keys []string, opts ...LockOpti
 	if err != nil {
 		return nil, err
 	}
-	ls, err := persist(ctx, c, a.cfg, keys[0], a.try)
+	ls, err := persist(ctx, c, a.cfg, keys[0], a)
 	var told error
 	for _, part := range a.parts {
 		told = part.end(ctx, err)
@@ -288,7 +288,7 @@ func (c *Client) newJointAttempt(keys []string, opts []LockOption) (*jointAttemp
 		part := *first
 		part.key = key
 		a.parts = append(a.parts, &part)
-		a.keys = append(a.keys, grantKeys(key)...)
+		a.keys = append(a.keys, grantKeys(key, true)...)
 	}
 	return a, nil
 }

@@ -15,7 +15,7 @@ const (
 	keyC = "lock:{t}:c"
 )
 
-var allKeys = append(append(grantKeys(keyA), grantKeys(keyB)...), grantKeys(keyC)...)
+var allKeys = append(append(grantKeys(keyA, true), grantKeys(keyB, true)...), grantKeys(keyC, true)...)
 
 // acquireAll plays the script for three locks, of which Redis lost nothing.
 func (s *stage) acquireAll(attempt string, change ...any) reply {

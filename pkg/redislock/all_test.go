@@ -271,11 +271,15 @@ func TestTheLossOfOneIsTheLossOfAll(t *testing.T) {
 func TestAllEndByTheClock(t *testing.T) {
 	t.Parallel()
 	for name, over := range map[string]func(*WithT, *Locks){
-		"IsHeld":     func(g *WithT, ls *Locks) { g.Expect(ls.IsHeld()).To(BeFalse()) },
-		"Err":        func(g *WithT, ls *Locks) { g.Expect(ls.Err()).To(MatchError(ErrLost)) },
-		"Extend":     func(g *WithT, ls *Locks) { g.Expect(ls.Extend(context.Background(), time.Hour)).To(MatchError(ErrLost)) },
-		"Release":    func(g *WithT, ls *Locks) { g.Expect(ls.Release(context.Background())).To(MatchError(ErrLost)) },
-		"ValidUntil": func(g *WithT, ls *Locks) { g.Expect(ls.ValidUntil()).To(BeTemporally("~", ls.client.clock.now().t, time.Minute)) },
+		"IsHeld": func(g *WithT, ls *Locks) { g.Expect(ls.IsHeld()).To(BeFalse()) },
+		"Err":    func(g *WithT, ls *Locks) { g.Expect(ls.Err()).To(MatchError(ErrLost)) },
+		"Extend": func(g *WithT, ls *Locks) {
+			g.Expect(ls.Extend(context.Background(), time.Hour)).To(MatchError(ErrLost))
+		},
+		"Release": func(g *WithT, ls *Locks) { g.Expect(ls.Release(context.Background())).To(MatchError(ErrLost)) },
+		"ValidUntil": func(g *WithT, ls *Locks) {
+			g.Expect(ls.ValidUntil()).To(BeTemporally("~", ls.client.clock.now().t, time.Minute))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -552,4 +556,30 @@ func TestBadArgumentsOfAcquireAllAreRefusedBeforeAnythingIsSent(t *testing.T) {
 	}
 	_, err := c.newJointAttempt([]string{keyA, "t", "{t}"}, nil)
 	g.Expect(err).NotTo(HaveOccurred(), "a key that is the tag has its slot")
+}
+
+// A cluster-enabled server refuses scripts whose keys are not in one slot, or that
+// touch keys which were not declared.
+func TestAcquireAllInACluster(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startReachableRedis(t, "--cluster-enabled", "yes")
+	node := connect(t, server.URL())
+	g.Expect(node.ClusterAddSlotsRange(t.Context(), 0, 16383).Err()).To(Succeed())
+	g.Eventually(func() string { return node.ClusterInfo(t.Context()).Val() }).Should(ContainSubstring("cluster_state:ok"))
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{server.Addr()}})
+	t.Cleanup(func() { _ = cluster.Close() })
+	c, other := newClient(t, cluster), newClient(t, cluster)
+
+	ls := mustAcquireAll(t, c, threeKeys, patient(), WithHistory(1), WithMetadata("m"))
+	g.Expect(tryInVain(t, other, keyC).Metadata).To(Equal("m"))
+	g.Expect(ls.Extend(t.Context(), time.Hour)).To(Succeed())
+	one := make(chan error, 1)
+	go func() {
+		_, err := other.Acquire(t.Context(), keyB, patient(), WithWait())
+		one <- err
+	}()
+	g.Eventually(func() bool { return other.wakes.listening(keyB) }).Should(BeTrue())
+	g.Expect(ls.Release(t.Context())).To(Succeed())
+	g.Eventually(one, soon).Should(Receive(BeNil()))
 }

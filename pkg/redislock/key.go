@@ -64,12 +64,14 @@ func candidatesKey(key string) string { return companion(key, "candidates") }
 func metadataKey(key string) string   { return companion(key, "metadata") }
 func wakeChannel(key string) string   { return companion(key, "wake") }
 
-// grantKeys names the keys of the acquire script. Its companions share one string:
-// a try is to cost few allocations.
-func grantKeys(key string) []string {
+// grantKeys names the keys of the acquire script, the last of which is needed only
+// for a history. The companions share one string: a try is to cost few allocations.
+func grantKeys(key string, history bool) []string {
 	prefix := companion(key, "")
-	all := prefix + "fence" + prefix + "history" + prefix + "metadata"
-	history := len(prefix) + len("fence")
-	metadata := history + len(prefix) + len("history")
-	return []string{key, all[:history], all[history:metadata], all[metadata:]}
+	all := prefix + "fence" + prefix + "metadata"
+	metadata := len(prefix) + len("fence")
+	if !history {
+		return []string{key, all[:metadata], all[metadata:]}
+	}
+	return []string{key, all[:metadata], all[metadata:], historyKey(key)}
 }

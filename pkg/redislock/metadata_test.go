@@ -124,7 +124,7 @@ func TestATryThatIsRepeatedKeepsItsMetadata(t *testing.T) {
 func TestAcquireScriptWritesMetadataWithItsFence(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	keys := grantKeys(key)
+	keys := grantKeys(key, false)
 	play := func(attempt, metadata string) reply {
 		return s.play(acquireScript, keys, attempt, minute, 0, 0, 0, 2*minute, 0, metadata)
 	}
@@ -154,6 +154,8 @@ func TestAcquireScriptWritesMetadataWithItsFence(t *testing.T) {
 func TestGrantKeysAreTheCompanionsOfTheKey(t *testing.T) {
 	t.Parallel()
 	for _, k := range []string{"a", "lock:a:b", "a{x}", "{x}", "ключ {замка}"} {
-		NewWithT(t).Expect(grantKeys(k)).To(Equal([]string{k, fenceKey(k), historyKey(k), metadataKey(k)}))
+		g := NewWithT(t)
+		g.Expect(grantKeys(k, false)).To(Equal([]string{k, fenceKey(k), metadataKey(k)}))
+		g.Expect(grantKeys(k, true)).To(Equal([]string{k, fenceKey(k), metadataKey(k), historyKey(k)}))
 	}
 }

@@ -1,8 +1,8 @@
 -- acquireall: grants several locks in one step, or none of them, each with a
 -- fencing token of its own.
 --
--- KEYS     for each lock its four keys, as in acquire: K, {K}:fence, {K}:history,
---          {K}:metadata
+-- KEYS     for each lock its four keys, as in acquire: K, {K}:fence, {K}:metadata,
+--          {K}:history
 -- ARGV[1]  attempt: the token of every lock up to and including its last '#'
 -- ARGV[2]  expiry of each K, ms
 -- ARGV[3]  notAfter: server time in us after which this request is void; 0 = unknown
@@ -46,7 +46,7 @@ for i = 1, n do
       shortest = math.min(shortest or pttl, pttl)
       own = own or {'held', current, pttl, now, i}
     elseif not others then
-      local metadata = redis.pcall('GET', KEYS[4 * i])
+      local metadata = redis.pcall('GET', KEYS[4 * i - 1])
       others = {'held', current, pttl, now, i, type(metadata) == 'string' and metadata or nil}
     end
   end
@@ -83,7 +83,7 @@ for i = 1, n do
     return {'corrupt', 'seen', 0, now, i}
   end
   if history > 0 then
-    local kind = redis.call('TYPE', KEYS[4 * i - 1]).ok
+    local kind = redis.call('TYPE', KEYS[4 * i]).ok
     if kind ~= 'none' and kind ~= 'stream' then
       return {'corrupt', 'history', 0, now, i}
     end
@@ -102,12 +102,12 @@ for i = 1, n do
   local digits = string.format('%.0f', fences[i])
   redis.call('SET', KEYS[4 * i - 2], digits, 'PX', ARGV[4])
   if history > 0 then
-    redis.call('XADD', KEYS[4 * i - 1], 'MAXLEN', history, '*',
+    redis.call('XADD', KEYS[4 * i], 'MAXLEN', history, '*',
       'fence', digits, 'holder', string.match(ARGV[1], '^[^#]*'))
-    redis.call('PEXPIRE', KEYS[4 * i - 1], ARGV[4])
+    redis.call('PEXPIRE', KEYS[4 * i], ARGV[4])
   end
   if ARGV[6] ~= '' then
-    redis.call('SET', KEYS[4 * i], digits .. ' ' .. ARGV[6], 'PX', ARGV[4])
+    redis.call('SET', KEYS[4 * i - 1], digits .. ' ' .. ARGV[6], 'PX', ARGV[4])
   end
 end
 for i = 1, n do
