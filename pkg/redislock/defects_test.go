@@ -151,7 +151,7 @@ func TestDefectOptionsOfOneCallAreNotThoseOfTheNext(t *testing.T) {
 	g.Expect(rdb.PTTL(t.Context(), key).Val()).To(BeNumerically("<=", DefaultLease))
 	info, err := c.Inspect(t.Context(), key)
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(info.Holder).To(Equal(c.identity))
+	g.Expect(info.Holder).To(Equal(hostIdentity()))
 	g.Expect(info.Metadata).To(BeEmpty())
 	g.Expect(plain.cfg.lease).To(Equal(DefaultLease))
 }
