@@ -377,7 +377,7 @@ func TestAReplyToAcquireAllThatIsDroppedIsNotARefusal(t *testing.T) {
 	c := newClient(t, connect(t, p.URL(), impatient, singleShot))
 	acquaintAll(t, c)
 	dropped := p.DropReply(acquireAllOf(threeKeys...))
-	ls := mustAcquireAll(t, c, threeKeys, patient(), WithRetry(5, 10*time.Millisecond))
+	ls := mustAcquireAll(t, c, threeKeys, patient(), WithRetry(100, 10*time.Millisecond))
 	<-dropped.Done
 	for _, k := range threeKeys {
 		g.Expect(value(t, rdb, k)).To(Equal(ls.Token(k)))

@@ -113,7 +113,7 @@ func TestATryThatIsRepeatedKeepsItsMetadata(t *testing.T) {
 	c := newClient(t, connect(t, p.URL(), impatient, singleShot))
 	acquaint(t, c)
 	lost := p.DropReply(acquireOf(key))
-	l := mustAcquire(t, c, key, patient(), WithMetadata("mine"), WithRetry(10, 0))
+	l := mustAcquire(t, c, key, patient(), WithMetadata("mine"), WithRetry(100, 10*time.Millisecond))
 	<-lost.Done
 	g.Expect(lost.Reply()).To(ContainSubstring(":"+value(t, connect(t, server.URL()), fenceKey(key))), "granted once")
 	held := tryInVain(t, dial(t, server.URL()), key)
