@@ -48,6 +48,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redislock-operator/redislock-operator/test/proxy"
+	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
 func TestDefectNoWallClockOfAClientIsWritten(t *testing.T) {
@@ -274,21 +275,26 @@ func TestDefectWaitingLeavesNothingInRedis(t *testing.T) {
 func TestDefectALostSubscriptionDoesNotSpin(t *testing.T) {
 	t.Parallel()
 	g := within(t)
-	server := startRedis(t)
+	server := redisserver.Start(t, redisserver.Options{
+		UnixSocket: true,
+		Password:   "secret",
+		ACL:        []string{"user app on >app ~* +@all resetchannels"},
+	})
 	l := mustAcquire(t, dial(t, server.URL()), key, patient())
-	p := proxy.Start(t, server.URL())
 	var asked atomic.Int32
-	rdb := connect(t, p.URL())
+	rdb := connect(t, server.UserURL("app", "app"))
 	rdb.AddHook(answers(func(redis.Cmder) error { asked.Add(1); return nil }))
 	c := newClient(t, rdb)
-	done := waitFor(t, g, t.Context(), c)
-	p.Refuse()
-	p.Cut()
-	g.Eventually(func() bool { return c.wakes.listening(key) }).Should(BeFalse())
+	done := make(chan error, 1)
+	refused := make(chan struct{}, 1)
+	go func() {
+		_, err := c.Acquire(t.Context(), key, patient(), WithWait(), OnRefusal(func(error) { notify(refused) }))
+		done <- err
+	}()
+	<-refused
 	before := asked.Load()
 	g.Consistently(done, "2s").ShouldNot(Receive())
-	g.Expect(asked.Load()-before).To(BeNumerically("<", 50), "it comes back with a delay")
-	g.Expect(p.Accept()).To(Succeed())
+	g.Expect(asked.Load()-before).To(BeNumerically("<", 50), "it asks with a pause")
 	g.Expect(l.Release(t.Context())).To(Succeed())
 	g.Eventually(done).Should(Receive(BeNil()))
 }
