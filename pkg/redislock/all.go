@@ -143,7 +143,7 @@ func (ls *Locks) Extend(ctx context.Context, d time.Duration) error {
 		for i, l := range ls.parts {
 			batch[i].lock, batch[i].span = l, d
 		}
-		first.renewer.exec(batch, renewScript.Hash())
+		first.renewer.exec(batch, renewScript.digest)
 		return batch, nil
 	})
 	if err != nil {
