@@ -24,6 +24,8 @@ type Info struct {
 	// Fence is the holder's fencing token; 0 where it has none, or one that cannot be
 	// true.
 	Fence uint64
+	// Metadata is what the holder attached to its grant; see WithMetadata.
+	Metadata string
 	// TTL is how long the key still exists unless it is renewed; negative where it
 	// has no expiry. 0 where there is no key.
 	TTL time.Duration
@@ -57,7 +59,7 @@ func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
 		return Info{}, ErrClosed
 	}
 	sent := c.clock.now()
-	r, err := c.run(ctx, operationTimeout, inspectScript, []string{key, fenceKey(key)})
+	r, err := c.run(ctx, operationTimeout, inspectScript, []string{key, fenceKey(key), metadataKey(key)})
 	if err != nil {
 		return Info{}, fmt.Errorf("redislock: inspect %q: %w", key, err)
 	}
@@ -87,6 +89,7 @@ func describe(key string, r reply, fence uint64) Info {
 	}
 	if t, ok := parseToken(info.Value); ok {
 		info.Holder, info.Fence, info.Stopped, info.Nonce = t.identity, fence, t.stopped, t.nonce
+		info.Metadata = metadataOf(r.text(5), fence)
 	}
 	return info
 }
