@@ -107,7 +107,7 @@ var _ = Describe("A Job whose lease is lost as soon as it was let go", func() {
 			// Its controller is slow to hear that it was let go, and that it was stopped.
 			Expect(blue.ControllerManager.Pause(ctx)).To(Succeed())
 			st.lose(ctx, lock)
-			blue.eventually(ctx, job, func(g Gomega, j *batchv1.Job) { g.Expect(suspended(j)).To(BeTrue()) })
+			Eventually(func() bool { return suspended(blue.getJob(ctx, Default, job)) }).WithContext(ctx).WithPolling(2 * time.Millisecond).Should(BeTrue())
 			Consistently(func() uint64 { return fenceOf(blue.getJob(ctx, Default, job)) }).WithTimeout(2 * time.Second).Should(Equal(before))
 			Expect(blue.ControllerManager.Resume()).To(Succeed())
 		}
