@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // pipe returns the two ends of a connection. What the server writes to ours never
@@ -23,12 +24,27 @@ func pipe() (ours, theirs net.Conn) {
 // after that, but not after io.ErrClosedPipe.
 type dialled struct{ net.Conn }
 
+func (d *dialled) Read(p []byte) (int, error) {
+	n, err := d.Conn.Read(p)
+	return n, broken("read", err)
+}
+
 func (d *dialled) Write(p []byte) (int, error) {
 	n, err := d.Conn.Write(p)
+	return n, broken("write", err)
+}
+
+func (d *dialled) SetDeadline(t time.Time) error     { return broken("set", d.Conn.SetDeadline(t)) }
+func (d *dialled) SetReadDeadline(t time.Time) error { return broken("set", d.Conn.SetReadDeadline(t)) }
+func (d *dialled) SetWriteDeadline(t time.Time) error {
+	return broken("set", d.Conn.SetWriteDeadline(t))
+}
+
+func broken(op string, err error) error {
 	if errors.Is(err, io.ErrClosedPipe) {
-		err = &net.OpError{Op: "write", Net: "pipe", Err: syscall.EPIPE}
+		return &net.OpError{Op: op, Net: "pipe", Err: syscall.EPIPE}
 	}
-	return n, err
+	return err
 }
 
 // buffered writes in the background.
