@@ -37,7 +37,9 @@ func (systemClock) now() instant {
 // bubbled says whether t was told inside a testing/synctest bubble, where time
 // stands still until everybody waits for it: the machine's own clocks go on. Only
 // there time.Now has no monotonic reading, which Round removes.
-func bubbled(t time.Time) bool { return t == t.Round(0) }
+func bubbled(t time.Time) bool {
+	return t == t.Round(0) //nolint:staticcheck // Equal would not see the monotonic reading
+}
 
 func (systemClock) timer(d time.Duration) (<-chan time.Time, func()) {
 	t := time.NewTimer(d)

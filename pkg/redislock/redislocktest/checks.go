@@ -233,10 +233,10 @@ func observed() (redislock.Option, <-chan error) {
 // again while the lease lasts.
 func (s *stand) awaitRenewals(n int, told <-chan error) {
 	s.Helper()
-	for len(told) > 0 {
-		<-told
-	}
 	var last error
+	for len(told) > 0 {
+		last = <-told
+	}
 	for timeout := time.After(2 * patience); n > 0; {
 		select {
 		case err := <-told:
@@ -298,7 +298,7 @@ func minimumHold(s *stand) {
 	s.release(l)
 	if time.Since(began) < least/2 {
 		if held := s.held(c); !held.Free() {
-			s.Errorf("a released lock in its minimum hold is held: %v", held)
+			s.Errorf("a released lock in its minimum hold is held with %q at its key", held.Value)
 		}
 		if _, err := c.Adopt(s.Context(), s.key, l.Token()); err == nil {
 			s.Errorf("a released lock in its minimum hold was adopted")
@@ -345,7 +345,7 @@ func force(s *stand) {
 	s.must(err, "force")
 	equal(s, done, true, "whether it was released by force")
 	if held := s.held(c); !held.Free() {
-		s.Errorf("a lock released by force is held: %v", held)
+		s.Errorf("a lock released by force is held with %q at its key", held.Value)
 	}
 	s.expires(s.key, 5*time.Minute)
 	s.must(s.rdb.Del(s.Context(), s.key).Err(), "DEL")

@@ -128,14 +128,14 @@ func (s *stand) acquireKey(c *redislock.Client, key string, opts ...redislock.Lo
 }
 
 // held tries to take the check's lock, which somebody has.
-func (s *stand) held(c *redislock.Client, opts ...redislock.LockOption) *redislock.HeldError {
+func (s *stand) held(c *redislock.Client, opts ...redislock.LockOption) redislock.HeldError {
 	s.Helper()
 	_, err := c.TryAcquire(s.Context(), s.key, append([]redislock.LockOption{lasting}, opts...)...)
 	held, ok := errors.AsType[*redislock.HeldError](err)
 	if !ok {
 		s.Fatalf("acquire a held lock: got %v, want a *HeldError", err)
 	}
-	return held
+	return *held
 }
 
 func (s *stand) release(l *redislock.Lock) {

@@ -26,14 +26,14 @@ func acquire(t *testing.T, c *redislock.Client, opts ...redislock.LockOption) *r
 	return l
 }
 
-func isHeld(t *testing.T, c *redislock.Client, opts ...redislock.LockOption) *redislock.HeldError {
+func isHeld(t *testing.T, c *redislock.Client, opts ...redislock.LockOption) redislock.HeldError {
 	t.Helper()
 	_, err := c.TryAcquire(t.Context(), key, opts...)
 	var held *redislock.HeldError
 	if !errors.As(err, &held) {
 		t.Fatalf("got %v, want that it is held", err)
 	}
-	return held
+	return *held
 }
 
 func TestAnHourOfRenewalsKeepsALock(t *testing.T) {
