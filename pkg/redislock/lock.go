@@ -197,10 +197,13 @@ func (l *Lock) Release(ctx context.Context) error {
 		})
 		return fmt.Errorf("redislock: release %q: %w", l.key, err)
 	}
-	if r.word() == "mismatch" {
+	switch r.word() {
+	case "done", "gone":
+		return nil
+	case "mismatch":
 		return &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
 	}
-	return nil
+	return r.unexpected("release", l.key)
 }
 
 // ReleaseStopped gives back a lock that was lost here but whose token may still
