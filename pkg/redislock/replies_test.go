@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -133,14 +134,7 @@ func FuzzReplies(f *testing.F) {
 			fields = list
 			said = fields.word()
 		}
-		in := func(words ...string) bool {
-			for _, word := range words {
-				if said == word {
-					return true
-				}
-			}
-			return false
-		}
+		in := func(words ...string) bool { return slices.Contains(words, said) }
 		a := &anything{}
 		rdb := redis.NewClient(&redis.Options{})
 		rdb.AddHook(a)
