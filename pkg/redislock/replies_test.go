@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,30 +15,48 @@ import (
 
 // anything gives each script the answer that a test has ready, and all else one that
 // is well-formed. Nothing is sent.
-type anything struct{ next any }
+type anything struct {
+	mu   sync.Mutex
+	next any
+}
+
+func (a *anything) set(next any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.next = next
+}
+
+func (a *anything) answer(cmd redis.Cmder) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch c := cmd.(type) {
+	case *redis.Cmd:
+		if err, ok := a.next.(error); ok {
+			c.SetErr(err)
+			return err
+		}
+		c.SetVal(a.next)
+	case *redis.TimeCmd:
+		c.SetVal(time.Now())
+	}
+	return nil
+}
 
 func (a *anything) DialHook(redis.DialHook) redis.DialHook {
 	return func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }
 }
 
 func (a *anything) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(context.Context, []redis.Cmder) error { return net.ErrClosed }
-}
-
-func (a *anything) ProcessHook(redis.ProcessHook) redis.ProcessHook {
-	return func(_ context.Context, cmd redis.Cmder) error {
-		switch c := cmd.(type) {
-		case *redis.Cmd:
-			if err, ok := a.next.(error); ok {
-				c.SetErr(err)
-				return err
-			}
-			c.SetVal(a.next)
-		case *redis.TimeCmd:
-			c.SetVal(time.Now())
+	return func(_ context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			_ = a.answer(cmd)
 		}
 		return nil
 	}
+}
+
+func (a *anything) ProcessHook(redis.ProcessHook) redis.ProcessHook {
+	return func(_ context.Context, cmd redis.Cmder) error { return a.answer(cmd) }
 }
 
 // words are what scripts answer with.
@@ -148,7 +167,7 @@ func FuzzReplies(f *testing.F) {
 		}()
 		ctx := t.Context()
 
-		a.next = next
+		a.set(next)
 		l, err := c.TryAcquire(ctx, key, patient())
 		if (l == nil) == (err == nil) {
 			t.Fatalf("acquire: %v, %v", l, err)
@@ -215,12 +234,12 @@ func FuzzReplies(f *testing.F) {
 				}
 			},
 		} {
-			a.next = []any{"granted", int64(now), int64(300_000), int64(now)}
+			a.set([]any{"granted", int64(now), int64(300_000), int64(now)})
 			l, err := c.TryAcquire(ctx, "lock:held", patient(), WithoutRenewal())
 			if err != nil {
 				t.Fatalf("a grant is refused: %v", err)
 			}
-			a.next = next
+			a.set(next)
 			operation(l)
 		}
 	})
