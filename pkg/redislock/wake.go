@@ -28,6 +28,7 @@ type wakes struct {
 
 type wakeQueue struct {
 	waiters   []*waiter
+	watchers  map[*watcher]struct{}
 	confirmed bool
 }
 
@@ -46,15 +47,34 @@ func (h *wakes) join(key string) *waiter {
 	w := &waiter{hub: h, channel: wakeChannel(key), wake: make(chan struct{}, 1), promoted: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	q := h.queues[w.channel]
+	q := h.queue(w.channel)
+	q.waiters = append(q.waiters, w)
+	return w
+}
+
+// queue returns that of a channel, and subscribes where it is new. The caller holds
+// mu.
+func (h *wakes) queue(channel string) *wakeQueue {
+	q := h.queues[channel]
 	if q == nil {
 		q = &wakeQueue{}
-		h.queues[w.channel] = q
+		h.queues[channel] = q
 		h.start()
 		notify(h.kick)
 	}
-	q.waiters = append(q.waiters, w)
-	return w
+	return q
+}
+
+// dropIfEmpty ends the subscription of a queue in which nobody is left, and says
+// whether it did. The caller holds mu.
+func (h *wakes) dropIfEmpty(channel string) bool {
+	q := h.queues[channel]
+	if len(q.waiters) > 0 || len(q.watchers) > 0 {
+		return false
+	}
+	delete(h.queues, channel)
+	notify(h.kick)
+	return true
 }
 
 // leave takes a waiter out. If it was the first its place goes to the next, and so
@@ -71,9 +91,7 @@ func (w *waiter) leave(acquired bool) {
 			break
 		}
 	}
-	if len(q.waiters) == 0 {
-		delete(h.queues, w.channel)
-		notify(h.kick)
+	if h.dropIfEmpty(w.channel) || len(q.waiters) == 0 {
 		return
 	}
 	if first {
@@ -214,7 +232,12 @@ func (h *wakes) wakeFirst(channel string, confirmed bool) {
 		return
 	}
 	q.confirmed = q.confirmed || confirmed
-	notify(q.waiters[0].wake)
+	if len(q.waiters) > 0 {
+		notify(q.waiters[0].wake)
+	}
+	for w := range q.watchers {
+		notify(w.wake)
+	}
 }
 
 func (h *wakes) unconfirm() {

@@ -39,13 +39,16 @@ func startRedis(t testing.TB, args ...string) *redisserver.Server {
 	return redisserver.Start(t, redisserver.Options{UnixSocket: true, Args: args})
 }
 
-func connect(t testing.TB, url string) *redis.Client {
+func connect(t testing.TB, url string, change ...func(*redis.Options)) *redis.Client {
 	t.Helper()
 	options, err := redis.ParseURL(url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	options.MaxRetries = -1 // what is sent is what we sent
+	for _, f := range change {
+		f(options)
+	}
 	rdb := redis.NewClient(options)
 	t.Cleanup(func() { _ = rdb.Close() })
 	return rdb

@@ -210,12 +210,13 @@ func (l *Lock) take(ctx context.Context, ler resourcelock.LeaderElectionRecord) 
 		return fmt.Errorf("leaderelection: take %q: %w", l.key, err)
 	}
 	switch r.text(0) {
-	case "granted", "again":
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.begin(attempt, uint64(r.number(1)), sent)
-		l.last = view{kind: "string", token: l.term.token, record: text}
+	case "granted":
+		l.begin(attempt, uint64(r.number(1)), sent, text)
 		return nil
+	case "again":
+		// Granted to an earlier try whose answer was lost. Its expiry runs since then, so
+		// it counts once it is renewed.
+		return l.renew(ctx, l.begin(attempt, uint64(r.number(1)), sent, r.text(3)), ler)
 	case "held":
 		return l.conflict(redislock.ErrNotAcquired)
 	case "changed":
@@ -233,11 +234,15 @@ func (l *Lock) take(ctx context.Context, ler resourcelock.LeaderElectionRecord) 
 	return l.unexpected("take", r)
 }
 
-// begin notes that a term has begun. The caller holds mu.
-func (l *Lock) begin(attempt string, fence uint64, sent time.Time) {
-	l.term = &term{token: attempt + strconv.FormatUint(fence, 10), fence: fence, sent: sent}
-	l.attempt = ""
+// begin notes that a term has begun, and the record that stands there.
+func (l *Lock) begin(attempt string, fence uint64, sent time.Time, record string) *term {
+	t := &term{token: attempt + strconv.FormatUint(fence, 10), fence: fence, sent: sent}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.term, l.attempt = t, ""
+	l.last = view{kind: "string", token: t.token, record: record}
 	l.memory.saw(fence)
+	return t
 }
 
 // renew prolongs a term, unless Redis said before that it is over: client-go would
@@ -351,15 +356,8 @@ func (l *Lock) saw(sent time.Time, v view, micros int64) {
 	defer l.mu.Unlock()
 	l.server = serverTime{micros, sent}
 	l.last = v
-	token, ok := redislock.ParseToken(v.token)
-	if !ok || !plausible(token.Fence, micros) {
-		return
-	}
-	l.memory.saw(token.Fence)
-	if l.term == nil && l.attempt != "" && strings.HasPrefix(v.token, l.attempt) {
-		// A take was granted whose answer did not arrive. When it was sent is not known
-		// any more; that the key stands is, and the renewal that follows counts.
-		l.begin(l.attempt, token.Fence, sent)
+	if token, ok := redislock.ParseToken(v.token); ok && plausible(token.Fence, micros) {
+		l.memory.saw(token.Fence)
 	}
 }
 

@@ -96,6 +96,13 @@ func TestATermFromBeginningToEnd(t *testing.T) {
 	g.Expect(*seen).To(Equal(leads(blue)))
 	g.Expect(apierrors.IsConflict(green.Update(ctx, leads(green)))).To(BeTrue(), "the key stands, whatever green's clock says")
 
+	g.Expect(rdb.Rename(ctx, key, "aside").Err()).To(Succeed()) // as if it had expired
+	seen, gone, err := green.Get(ctx)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(seen.HolderIdentity).To(BeEmpty(), "everybody may lead")
+	g.Expect(gone).NotTo(Equal(raw))
+	g.Expect(rdb.Rename(ctx, "aside", key).Err()).To(Succeed())
+
 	g.Expect(blue.Update(ctx, leads(blue))).To(Succeed(), "the same record, within the same second")
 	_, renewed, err := green.Get(ctx)
 	g.Expect(err).NotTo(HaveOccurred())
@@ -172,11 +179,14 @@ func TestARequestThatHangsIsGivenUpOn(t *testing.T) {
 	t.Parallel()
 	g := within(t)
 	server := startRedis(t)
-	l := candidate(t, connect(t, server.URL()), "blue")
+	l := candidate(t, connect(t, server.URL(), func(o *redis.Options) { o.ReadTimeout = -1 }), "blue")
 	g.Expect(l.Create(t.Context(), leads(l))).To(Succeed())
 	g.Expect(server.Pause()).To(Succeed())
 	defer func() { _ = server.Resume() }()
-	err := l.Update(t.Context(), leads(l))
+	result := make(chan error, 1)
+	go func() { result <- l.Update(t.Context(), leads(l)) }()
+	var err error
+	g.Eventually(result).Should(Receive(&err))
 	var timeout *timeoutError
 	g.Expect(errors.As(err, &timeout)).To(BeTrue(), "%v", err)
 	g.Expect(err).NotTo(MatchError(context.DeadlineExceeded), "no context of the caller ended")
@@ -209,8 +219,10 @@ func TestATakeWhoseAnswerIsLostIsRecognised(t *testing.T) {
 	seen, _, err := l.Get(ctx)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(seen.HolderIdentity).To(Equal("blue"))
+	g.Expect(direct.PExpire(ctx, key, time.Second).Val()).To(BeTrue())
 	g.Expect(l.Update(ctx, leads(l))).To(Succeed())
 	g.Expect(l.Fence()).NotTo(BeZero())
+	g.Expect(direct.PTTL(ctx, key).Val()).To(BeNumerically(">", time.Second), "its expiry ran since the first try")
 	_, _, err = other.Get(ctx)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(apierrors.IsConflict(other.Update(ctx, leads(other)))).To(BeTrue())
@@ -221,7 +233,7 @@ func TestATakeWhoseCallerLeftIsGivenBack(t *testing.T) {
 	t.Parallel()
 	g := within(t)
 	p, slow, direct := proxied(t)
-	l := candidate(t, slow, "blue")
+	l := candidate(t, slow, "blue", WithTimings(10*time.Minute, 4*time.Second, time.Second)) // it outlives the test
 	held := p.Hold(proxy.Script(fenceKey(key)))
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)

@@ -113,6 +113,7 @@ func TestTakeBeginsATermOnce(t *testing.T) {
 	again := s.take(mine, "", "r2")
 	s.Expect(again.text(0)).To(Equal("again"))
 	s.Expect(again.number(1)).To(Equal(r.number(1)))
+	s.Expect(again.text(3)).To(Equal("r1"))
 	s.expects(key, token, about(30*time.Second))
 	s.expects(recordKey(key), "r1", about(time.Hour))
 
@@ -120,6 +121,8 @@ func TestTakeBeginsATermOnce(t *testing.T) {
 		s.Expect(s.take(other, "r1", "r2").text(0)).To(Equal("held"), "though the record is known: "+other)
 	}
 	s.expects(key, token, about(30*time.Second))
+	s.Expect(s.rdb.Del(t.Context(), recordKey(key)).Err()).To(Succeed())
+	s.Expect(s.take(mine).text(3)).To(BeEmpty())
 }
 
 func TestTakeWantsTheKeyGoneAndTheRecordUnchanged(t *testing.T) {

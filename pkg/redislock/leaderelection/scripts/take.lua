@@ -13,7 +13,8 @@
 -- ARGV[8]  forgiven: the `seen` for which the caller has sat out its quarantine
 --
 -- Reply    {'granted',  fence, now}
---          {'again',    fence, now}     this attempt was granted before
+--          {'again',    fence, now, record}     this attempt was granted before; record
+--                                       is what stands there, '' for none
 --          {'held',     '',    now}     K is taken
 --          {'changed',  '',    now}     the record is another
 --          {'late',     '',    now}
@@ -38,7 +39,11 @@ if type(token) == 'table' then
 end
 if token then
   if string.sub(token, 1, #ARGV[1]) == ARGV[1] then
-    return {'again', tonumber(string.sub(token, #ARGV[1] + 1)), now}
+    local record = redis.pcall('GET', KEYS[2])
+    if type(record) == 'table' or not record then
+      record = ''
+    end
+    return {'again', tonumber(string.sub(token, #ARGV[1] + 1)), now, record}
   end
   return {'held', '', now}
 end
