@@ -92,14 +92,17 @@ func TestOneLeadsAndAnotherAfterItsEnd(t *testing.T) {
 			t.Parallel()
 			g := within(t)
 			server := startRedis(t)
-			blue, green := elector(t, dial(t, server.URL()), "blue"), elector(t, dial(t, server.URL()), "green")
+			refused := make(chan error, 9)
+			blue, green := elector(t, dial(t, server.URL()), "blue"), elector(t, dial(t, server.URL()), "green",
+				WithRetry(1, 0), OnRefusal(func(err error) { refused <- err }))
 			ctx, leave := context.WithCancel(t.Context())
 			defer leave()
 			blueWon, blueOver := campaign(t, ctx, blue)
 			first := next(g, blueWon)
 			g.Expect(blue.IsLeader()).To(BeTrue())
-			greenWon, _ := campaign(t, t.Context(), green)
+			greenWon, greenOver := campaign(t, t.Context(), green)
 			g.Expect(green.IsLeader()).To(BeFalse())
+			g.Expect(next(g, refused)).To(MatchError(ErrNotAcquired))
 
 			if how == "return" {
 				g.Expect(green.StepDown(time.Hour)).To(BeFalse(), "it has nothing to step down from")
@@ -111,6 +114,7 @@ func TestOneLeadsAndAnotherAfterItsEnd(t *testing.T) {
 			}
 			first.end <- how
 			second := next(g, greenWon)
+			g.Expect(greenOver).NotTo(Receive(), "an election waits, whatever WithRetry says")
 			g.Expect(second.Fence()).To(BeNumerically(">", first.Fence()))
 			g.Expect(first.Context().Err()).To(HaveOccurred())
 			switch how {
@@ -318,8 +322,9 @@ func TestWatchersAreToldOnceThatRedisIsAway(t *testing.T) {
 	server := startRedis(t)
 	c := newClient(t, connect(t, server.URL(), impatient, singleShot))
 	e := elector(t, c, "x")
-	g.Expect(server.Kill()).To(Succeed())
 	told := watching(t, e.Leaders(t.Context()))
+	g.Expect(next(g, told)).To(Equal(seen{}))
+	g.Expect(server.Kill()).To(Succeed())
 	away := next(g, told)
 	g.Expect(away.err).To(HaveOccurred())
 	g.Expect(away.Leader).To(Equal(Leader{}))

@@ -32,6 +32,14 @@ type wakeQueue struct {
 	confirmed bool
 }
 
+func (q *wakeQueue) empty() bool { return len(q.waiters)+len(q.watchers) == 0 }
+
+func (q *wakeQueue) wakeWatchers() {
+	for w := range q.watchers {
+		notify(w.wake)
+	}
+}
+
 type waiter struct {
 	hub     *wakes
 	channel string
@@ -65,16 +73,13 @@ func (h *wakes) queue(channel string) *wakeQueue {
 	return q
 }
 
-// dropIfEmpty ends the subscription of a queue in which nobody is left, and says
-// whether it did. The caller holds mu.
-func (h *wakes) dropIfEmpty(channel string) bool {
-	q := h.queues[channel]
-	if len(q.waiters) > 0 || len(q.watchers) > 0 {
-		return false
+// dropIfEmpty ends the subscription of a queue in which nobody is left. The caller
+// holds mu.
+func (h *wakes) dropIfEmpty(channel string) {
+	if h.queues[channel].empty() {
+		delete(h.queues, channel)
+		notify(h.kick)
 	}
-	delete(h.queues, channel)
-	notify(h.kick)
-	return true
 }
 
 // leave takes a waiter out. If it was the first its place goes to the next, and so
@@ -91,10 +96,8 @@ func (w *waiter) leave(acquired bool) {
 			break
 		}
 	}
-	if h.dropIfEmpty(w.channel) || len(q.waiters) == 0 {
-		return
-	}
-	if first {
+	h.dropIfEmpty(w.channel)
+	if first && len(q.waiters) > 0 {
 		notify(q.waiters[0].promoted)
 		if !acquired {
 			notify(q.waiters[0].wake)
@@ -235,9 +238,7 @@ func (h *wakes) wakeFirst(channel string, confirmed bool) {
 	if len(q.waiters) > 0 {
 		notify(q.waiters[0].wake)
 	}
-	for w := range q.watchers {
-		notify(w.wake)
-	}
+	q.wakeWatchers()
 }
 
 func (h *wakes) unconfirm() {
@@ -245,6 +246,7 @@ func (h *wakes) unconfirm() {
 	defer h.mu.Unlock()
 	for _, q := range h.queues {
 		q.confirmed = false
+		q.wakeWatchers() // they look whether Redis is there
 	}
 }
 
