@@ -372,7 +372,7 @@ func TestTheDocumentationHasAllCommandsFlagsAndExitCodes(t *testing.T) {
 		g.Expect(docs).To(ContainSubstring("`"+f), f)
 	}
 	codes := regexp.MustCompile(`(?m)^  (\S+) +(.*)$`).FindAllStringSubmatch(strings.Split(help, "Exit codes:")[1], -1)
-	g.Expect(len(codes)).To(Equal(10))
+	g.Expect(codes).To(HaveLen(10))
 	for _, c := range codes {
 		g.Expect(docs).To(MatchRegexp(`\| `+regexp.QuoteMeta(c[1])+` +\| `+regexp.QuoteMeta(c[2])+` \|`), c[1])
 	}

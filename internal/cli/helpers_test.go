@@ -187,7 +187,7 @@ func (b *bench) line(p *process, n int) string {
 func (b *bench) pids(line string) []int {
 	b.t.Helper()
 	var pids []int
-	for _, field := range strings.Fields(line) {
+	for field := range strings.FieldsSeq(line) {
 		pid, err := strconv.Atoi(field)
 		b.Expect(err).NotTo(HaveOccurred())
 		pids = append(pids, pid)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ func (e ending) error() error {
 // supervise runs the program until it ends, or until held does, with which the lock is
 // lost. Nothing of the program runs any more when it returns.
 func (a *App) supervise(interrupts *signals, lock *redislock.Lock, held context.Context, o *options) (ending, error) {
-	environ := append(a.Environ[:len(a.Environ):len(a.Environ)],
+	environ := append(slices.Clip(a.Environ),
 		"REDISLOCK_KEY="+lock.Key(), tokenVariable+"="+lock.Token(), "REDISLOCK_FENCING_TOKEN="+strconv.FormatUint(lock.Fence(), 10))
 	c, err := interrupts.start(func() (*child, error) { return a.startChild(o.program, environ, o.lock.grace) })
 	if err != nil {

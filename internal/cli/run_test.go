@@ -128,7 +128,7 @@ func TestALostLeaseEndsTheProgramAndAllItStarted(t *testing.T) {
 func TestTheKeyOutlivesTheProgramOfALostLease(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	p := b.start("run", "--lease", "1s", "--grace", "1m", key, "--", "sh", "-c", "echo; sleep 1000")
+	p := b.start("run", "--grace", "1m", key, "--", "sh", "-c", "echo; sleep 1000")
 	b.line(p, 0)
 	b.Expect(b.rdb.PTTL(t.Context(), key).Val()).To(BeNumerically(">", time.Minute))
 }
@@ -143,7 +143,7 @@ func TestADeletedKeyEndsTheProgramAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
-			p := b.start("run", "--lease", "1s", "--grace", "20s", key, "--", "sh", "-c", family)
+			p := b.start("run", "--lease", "3s", "--grace", "20s", key, "--", "sh", "-c", family)
 			pids := b.pids(b.line(p, 0))
 			b.Expect(lose(b)).To(Succeed())
 			b.Expect(b.code(p)).To(Equal(79))
@@ -159,7 +159,7 @@ func TestADeletedKeyEndsTheProgramAtOnce(t *testing.T) {
 func TestAReleaseByForceLeavesTheProgramItsGrace(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	p := b.start("run", "--lease", "1s", "--grace", "300ms", key, "--", "sh", "-c", family)
+	p := b.start("run", "--lease", "3s", "--grace", "300ms", key, "--", "sh", "-c", family)
 	pids := b.pids(b.line(p, 0))
 	client, err := redislock.New(b.rdb)
 	b.Expect(err).NotTo(HaveOccurred())
@@ -201,7 +201,7 @@ func TestTheLockIsGivenBackWhenNothingRunsAnyMore(t *testing.T) {
 func TestAStoppedRedislockEndsTheProgramWhenItGoesOn(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	p := b.start("run", "--lease", "500ms", "--grace", "300ms", key, "--", "sh", "-c", family)
+	p := b.start("run", "--lease", "2s", "--grace", "300ms", key, "--", "sh", "-c", family)
 	pids := b.pids(b.line(p, 0))
 	b.Expect(children.Pause(t.Context(), p.cmd.Process.Pid)).To(Succeed())
 	b.Eventually(func() string { return b.value(key) }).Should(BeEmpty())
@@ -220,7 +220,7 @@ func TestElectRunsTheProgramWhileItLeads(t *testing.T) {
 	b := newBench(t)
 	const key = "lock:leader:payments"
 	program := `echo $REDISLOCK_FENCING_TOKEN; trap 'exit 5' TERM; while :; do sleep 0.02; done`
-	blue := b.start("elect", "--identity", "blue", "--lease", "1s", "--grace", "100ms", "payments", "--", "sh", "-c", program)
+	blue := b.start("elect", "--identity", "blue", "--lease", "3s", "--grace", "100ms", "payments", "--", "sh", "-c", program)
 	first := b.line(blue, 0)
 	b.Expect(b.redislock("status", key).stdout).To(And(ContainSubstring("blue"), ContainSubstring(first)))
 
@@ -229,7 +229,7 @@ func TestElectRunsTheProgramWhileItLeads(t *testing.T) {
 	b.Expect(second > first).To(BeTrue(), "it leads again, in another term")
 	b.Expect(blue.stderr.text()).To(ContainSubstring("lost"))
 
-	green := b.start("elect", "--lease", "1s", "payments", "--", "sh", "-c", program)
+	green := b.start("elect", "payments", "--", "sh", "-c", program)
 	b.Expect(blue.cmd.Process.Signal(syscall.SIGTERM)).To(Succeed())
 	b.Expect(b.code(blue)).To(Equal(5), "the program ended by itself")
 	b.Expect(b.line(green, 0) > second).To(BeTrue())

@@ -307,7 +307,8 @@ func TestTheLastWatcherEndsTheSubscription(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	told := watching(t, elector(t, c, "x").Leaders(ctx))
 	next(g, told)
-	for range elector(t, c, "y").Leaders(t.Context()) {
+	for _, err := range elector(t, c, "y").Leaders(t.Context()) {
+		g.Expect(err).NotTo(HaveOccurred())
 		break
 	}
 	g.Eventually(subscribers).Should(Equal(int64(1)))
