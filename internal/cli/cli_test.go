@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+	"github.com/redislock-operator/redislock-operator/test/children"
+	"github.com/redislock-operator/redislock-operator/test/ports"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
@@ -210,6 +213,43 @@ func TestAClusterIsAskedOnAllItsPrimaries(t *testing.T) {
 		keys = append(keys, s.Key)
 	}
 	b.Expect(keys).To(Equal(want))
+}
+
+func TestSentinelsSayWhereThePrimaryIs(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	primary := redisserver.Start(t, redisserver.Options{Password: "s3cret"})
+	host, port, _ := strings.Cut(primary.Addr(), ":")
+	place, err := ports.Reserve()
+	g.Expect(err).NotTo(HaveOccurred())
+	t.Cleanup(place.Release)
+	config := filepath.Join(t.TempDir(), "sentinel.conf")
+	g.Expect(os.WriteFile(config, fmt.Appendf(nil,
+		"bind 127.0.0.1\nport %d\nsentinel monitor locks %s %s 1\nsentinel auth-pass locks s3cret\nrequirepass s3ntinel\n", place.Number(), host, port), 0o600)).To(Succeed())
+	program := os.Getenv("REDIS_SERVER")
+	if program == "" {
+		program = "redis-server"
+	}
+	sentinel := exec.Command(program, config, "--sentinel")
+	g.Expect(children.Start(sentinel)).To(Succeed())
+	t.Cleanup(func() {
+		_ = sentinel.Process.Kill()
+		_ = sentinel.Wait()
+	})
+	rdb := redis.NewClient(&redis.Options{Addr: place.Addr(), Password: "s3ntinel"})
+	t.Cleanup(func() { _ = rdb.Close() })
+	g.Eventually(func() error { return rdb.Ping(context.Background()).Err() }).Should(Succeed())
+
+	password := filepath.Join(t.TempDir(), "password")
+	g.Expect(os.WriteFile(password, []byte("s3ntinel\n"), 0o600)).To(Succeed())
+	environ := append(clean(), "REDISLOCK_REDIS_URL=redis://:s3cret@"+place.Addr())
+	flags := []string{"--sentinel-master", "locks", "--sentinel-password-file", password}
+	g.Expect(execute(t, environ, "", append([]string{"acquire", key}, flags...)...).code).To(Equal(0))
+	g.Expect(execute(t, environ, "", append([]string{"status", key}, flags...)...).code).To(Equal(0))
+	listed := execute(t, environ, "", append([]string{"ls"}, flags...)...)
+	g.Expect(listed.stdout).To(ContainSubstring(key))
+	unknown := execute(t, environ, "", "status", key, "--sentinel-master", "others", "--sentinel-password-file", password)
+	g.Expect(unknown.code).To(Equal(69))
 }
 
 func TestConnectionsWithTLSAndCredentials(t *testing.T) {

@@ -3,6 +3,8 @@ package cli_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -123,6 +125,21 @@ func TestALostLeaseEndsTheProgramAndAllItStarted(t *testing.T) {
 		b.Expect(alive(pid)).To(BeFalse())
 	}
 	b.Expect(p.stderr.text()).To(And(ContainSubstring("lost"), ContainSubstring(key)))
+}
+
+func TestALostLockIsFreeOnceNothingRunsAnyMore(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	resumed := filepath.Join(t.TempDir(), "resumed")
+	program := `trap 'echo term; while [ ! -e "$0" ]; do sleep 0.02; done; exit 0' TERM; echo; while :; do sleep 0.02; done`
+	p := b.start("run", "--lease", "1s", "--grace", "1m", key, "--", "sh", "-c", program, resumed)
+	b.line(p, 0)
+	b.Expect(b.server.Pause()).To(Succeed())
+	b.Expect(b.line(p, 1)).To(Equal("term"))
+	b.Expect(b.server.Resume()).To(Succeed())
+	b.Expect(os.WriteFile(resumed, nil, 0o600)).To(Succeed())
+	b.Expect(b.code(p)).To(Equal(79))
+	b.Expect(b.value(key)).To(BeEmpty(), "it need not lapse")
 }
 
 func TestTheKeyOutlivesTheProgramOfALostLease(t *testing.T) {
