@@ -212,11 +212,12 @@ func leaderOf(info Info) Leader {
 // loop goes on with who leads when Redis answers again. That the client is closed is
 // the last.
 //
-// A new leader and one who left are told at once, through the subscription that the
-// waiters of a client share. A leader that died is noticed when its key expires. So
-// what a watcher sends while nothing changes is one request for each time that the key
-// would have expired, which is a lease at most, but at least one every ten seconds;
-// and one a second while the subscription is down.
+// A leader that an Elector or a manager of package leaderelection elected, and any that
+// left, is told at once, through the subscription that the waiters of a client share. A
+// leader that died is noticed when its key expires. So what a watcher sends while
+// nothing changes is one request each time that the key would have expired, as seen by
+// the one before, but at least one every ten seconds; and one a second while the
+// subscription is down.
 func (e *Elector) Leaders(ctx context.Context) iter.Seq2[Leader, error] {
 	return func(yield func(Leader, error) bool) {
 		w := e.c.wakes.watch(e.key)

@@ -202,7 +202,7 @@ func (l *Lock) take(ctx context.Context, ler resourcelock.LeaderElectionRecord) 
 	}
 
 	r, err := l.run(ctx, takeScript, []string{l.key, recordKey(l.key), fenceKey(l.key)},
-		attempt, observed, text, milliseconds(l.cfg.expiry()), milliseconds(retention), notAfter, known.seen, known.forgiven)
+		attempt, observed, text, milliseconds(l.cfg.expiry()), milliseconds(retention), notAfter, known.seen, known.forgiven, wakeChannel(l.key))
 	if err != nil {
 		if ctx.Err() != nil {
 			l.abandon(attempt)

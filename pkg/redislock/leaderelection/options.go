@@ -18,8 +18,8 @@ const (
 // lease of 900 ms the record says 0, and three leaders at once were seen.
 const shortestLease = 2 * time.Second
 
-// longestLease bounds a lease, far from where sums of durations overflow.
-const longestLease = 24 * time.Hour
+// longestLease keeps what stands beside the key there for longer than the key.
+const longestLease = retention / 2
 
 // jitter is client-go's leaderelection.JitterFactor.
 const jitter = 1.2

@@ -51,6 +51,15 @@ func (s *stage) expects(key, expected string, pttl types.GomegaMatcher) {
 	s.Expect(s.rdb.PTTL(s.t.Context(), key).Val()).To(pttl)
 }
 
+func (s *stage) subscribe() <-chan *redis.Message {
+	s.t.Helper()
+	sub := s.rdb.Subscribe(s.t.Context(), wakeChannel(key))
+	s.t.Cleanup(func() { _ = sub.Close() })
+	_, err := sub.Receive(s.t.Context())
+	s.Expect(err).NotTo(HaveOccurred())
+	return sub.Channel()
+}
+
 func (s *stage) now() int64 { return s.rdb.Time(s.t.Context()).Val().UnixMicro() }
 
 func about(d time.Duration) types.GomegaMatcher {
@@ -73,7 +82,7 @@ var (
 // expiry, retention, notAfter, seen, forgiven.
 func (s *stage) take(attempt string, change ...any) reply {
 	s.t.Helper()
-	args := []any{attempt, "", "r1", minute, hour, 0, 0, 0}
+	args := []any{attempt, "", "r1", minute, hour, 0, 0, 0, wakeChannel(key)}
 	copy(args[1:], change)
 	return s.play(takeScript, takeKeys, args...)
 }
@@ -237,11 +246,7 @@ func TestRenewRestoresARecordThatIsGone(t *testing.T) {
 func TestReleaseEndsItsOwnTermOnly(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	sub := s.rdb.Subscribe(t.Context(), wakeChannel(key))
-	t.Cleanup(func() { _ = sub.Close() })
-	_, err := sub.Receive(t.Context())
-	s.Expect(err).NotTo(HaveOccurred())
-
+	told := s.subscribe()
 	s.Expect(s.release(mine+"1", "r0", "token")).To(Equal("gone"))
 	s.expects(recordKey(key), "", Equal(gone))
 
@@ -252,10 +257,11 @@ func TestReleaseEndsItsOwnTermOnly(t *testing.T) {
 	s.expects(key, token, about(time.Minute))
 	s.expects(recordKey(key), "r1", about(time.Hour))
 
+	s.Eventually(told).Should(Receive(), "the take")
 	s.Expect(s.release(token, "r2", "token")).To(Equal("done"))
 	s.expects(key, "", Equal(gone))
 	s.expects(recordKey(key), "r2", about(time.Hour))
-	s.Eventually(sub.Channel()).Should(Receive())
+	s.Eventually(told).Should(Receive())
 
 	s.Expect(s.take("green#0b.1#", "r2", "r3").text(0)).To(Equal("granted"))
 	s.Expect(s.release(token, "r2", "token")).To(Equal("mismatch"), "it comes again")
@@ -267,14 +273,14 @@ func TestReleaseEndsItsOwnTermOnly(t *testing.T) {
 	s.Expect(s.release(token, "r2", "token")).To(Equal("mismatch"))
 }
 
-func TestReleaseWorksWithoutMemoryAndWithoutTheChannel(t *testing.T) {
+func TestTermsBeginAndEndWithoutTheChannelAndEndWithoutMemory(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	token := s.granted()
 	ctx := t.Context()
-	s.Expect(s.rdb.ConfigSet(ctx, "maxmemory", "1").Err()).To(Succeed())
 	s.Expect(s.rdb.ACLSetUser(ctx, "app", "on", "nopass", "~*", "resetchannels", "+@all").Err()).To(Succeed())
 	s.Expect(s.rdb.Do(ctx, "AUTH", "app", "x").Err()).To(Succeed())
+	token := s.granted()
+	s.Expect(s.rdb.ConfigSet(ctx, "maxmemory", "1").Err()).To(Succeed())
 	s.Expect(s.release(token, "r2", "token")).To(Equal("done"))
 	s.expects(key, "", Equal(gone))
 }
@@ -307,7 +313,7 @@ func TestScriptsPassOnWhatAnACLDenies(t *testing.T) {
 	s.Expect(s.rdb.Do(ctx, "AUTH", "app", "x").Err()).To(Succeed())
 	for name, err := range map[string]error{
 		"get":     getScript.Run(ctx, s.rdb, termKeys).Err(),
-		"take":    takeScript.Run(ctx, s.rdb, takeKeys, mine, "", "r1", minute, hour, 0, 0, 0).Err(),
+		"take":    takeScript.Run(ctx, s.rdb, takeKeys, mine, "", "r1", minute, hour, 0, 0, 0, wakeChannel(key)).Err(),
 		"renew":   renewScript.Run(ctx, s.rdb, termKeys, mine+"1", "r1", "r2", minute, hour).Err(),
 		"release": releaseScript.Run(ctx, s.rdb, termKeys, mine+"1", "r2", hour, wakeChannel(key), "token").Err(),
 	} {

@@ -11,6 +11,7 @@
 -- ARGV[6]  notAfter: server time in us after which this request is void; 0 = unknown
 -- ARGV[7]  seen: the highest fencing token the caller remembers; 0 = none
 -- ARGV[8]  forgiven: the `seen` for which the caller has sat out its quarantine
+-- ARGV[9]  the channel on which watchers listen
 --
 -- Reply    {'granted',  fence, now}
 --          {'again',    fence, now, record}     this attempt was granted before; record
@@ -92,4 +93,5 @@ local digits = string.format('%.0f', fence)
 redis.call('SET', KEYS[3], digits, 'PX', ARGV[5])
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[5])
 redis.call('SET', KEYS[1], ARGV[1] .. digits, 'PX', ARGV[4])
+redis.pcall('PUBLISH', ARGV[9], '') -- an ACL may deny the channel
 return {'granted', fence, now}
