@@ -282,6 +282,24 @@ func TestConnectionsWithTLSAndCredentials(t *testing.T) {
 	}
 }
 
+func TestWhatWaitingCannotHelpIsSaidAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.Expect(b.rdb.Set(t.Context(), "{"+key+"}:fence", "x", time.Minute).Err()).To(Succeed())
+	corrupt := b.redislock("run", key, "--", "echo", "ran")
+	b.Expect(corrupt.code).To(Equal(69))
+	b.Expect(corrupt.stderr).To(And(ContainSubstring("delete it"), HavePrefix("redislock: ")))
+	b.Expect(strings.Count(corrupt.stderr, "\n")).To(Equal(1))
+	b.Expect(b.redislock("elect", "x", "--", "true").code).To(Equal(0))
+	b.Expect(b.rdb.ConfigSet(t.Context(), "requirepass", "s3cret").Err()).To(Succeed())
+	for _, args := range [][]string{{"run", key, "--", "echo", "ran"}, {"elect", "x", "--", "echo", "ran"}, {"status", key}} {
+		refused := b.redislock(args...)
+		b.Expect(refused.code).To(Equal(69), "%q", args)
+		b.Expect(refused.stdout).To(BeEmpty())
+		b.Expect(refused.stderr).To(ContainSubstring("NOAUTH"))
+	}
+}
+
 func TestRedisThatIsAwayIsSaid(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -66,29 +66,35 @@ func (f *lockFlags) options() []redislock.LockOption {
 	return []redislock.LockOption{redislock.WithLease(f.lease), redislock.WithHistory(historyLength)}
 }
 
-// obtain acquires a lock as the flags say.
+// obtain acquires a lock as the flags say. However short the timeout, it tries once.
 func (a *App) obtain(interrupts *signals, s *store, key string, f *lockFlags, opts ...redislock.LockOption) (*redislock.Lock, error) {
-	if f.noWait {
-		return s.TryAcquire(interrupts, key, opts...)
-	}
 	wait := context.Context(interrupts)
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		wait, cancel = context.WithTimeout(wait, f.timeout)
 		defer cancel()
 	}
-	var last error
-	complain := a.complain()
+	lock, last := s.TryAcquire(interrupts, key, opts...)
+	switch {
+	case last == nil:
+		return lock, nil
+	case interrupts.Err() != nil:
+		return nil, context.Cause(interrupts)
+	case f.noWait, redislock.Refused(last), errors.Is(last, redislock.ErrInvalid), errors.Is(last, redislock.ErrCorrupt):
+		return nil, last
+	}
+	refused := a.complain()
+	refused(last)
 	lock, err := s.Acquire(wait, key, append(opts, redislock.WithWait(), redislock.OnRefusal(func(err error) {
 		last = err
-		complain(err)
+		refused(err)
 	}))...)
 	switch {
 	case err == nil:
 		return lock, nil
 	case interrupts.Err() != nil:
 		return nil, context.Cause(interrupts)
-	case wait.Err() != nil && last != nil:
+	case wait.Err() != nil:
 		return nil, fmt.Errorf("gave up after %s: %w", f.timeout, last)
 	}
 	return nil, err

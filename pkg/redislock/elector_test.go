@@ -123,7 +123,11 @@ func TestOneLeadsAndAnotherAfterItsEnd(t *testing.T) {
 			case "break":
 				g.Eventually(blueOver).Should(BeClosed())
 			case "return":
-				leave() // also while it rests
+				second.end <- "break"
+				rdb := connect(t, server.URL())
+				g.Eventually(func() string { return value(t, rdb, key) }).Should(BeEmpty())
+				g.Consistently(func() string { return value(t, rdb, key) }, 100*time.Millisecond).Should(BeEmpty(), "blue rests")
+				leave() // also then
 				g.Eventually(blueOver).Should(BeClosed())
 			}
 		})
@@ -329,8 +333,9 @@ func TestWatchersAreToldOnceThatRedisIsAway(t *testing.T) {
 	away := next(g, told)
 	g.Expect(away.err).To(HaveOccurred())
 	g.Expect(away.Leader).To(Equal(Leader{}))
+	g.Consistently(told, 300*time.Millisecond).ShouldNot(Receive(), "once")
 	g.Expect(server.Start()).To(Succeed())
-	g.Expect(next(g, told)).To(Equal(seen{}), "no second error, and who leads though that has not changed")
+	g.Expect(next(g, told)).To(Equal(seen{}), "who leads, though that has not changed")
 	g.Expect(c.Close(t.Context())).To(Succeed())
 	g.Expect(next(g, told).err).To(MatchError(ErrClosed))
 	g.Eventually(told).Should(BeClosed())
