@@ -123,6 +123,7 @@ func TestOneLeadsAndAnotherAfterItsEnd(t *testing.T) {
 			case "break":
 				g.Eventually(blueOver).Should(BeClosed())
 			case "return":
+				g.Expect(blue.StepDown(0)).To(BeFalse(), "its term is over")
 				second.end <- "break"
 				rdb := connect(t, server.URL())
 				g.Eventually(func() string { return value(t, rdb, key) }).Should(BeEmpty())
