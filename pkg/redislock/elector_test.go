@@ -326,7 +326,7 @@ func TestWatchersAreToldOnceThatRedisIsAway(t *testing.T) {
 	t.Parallel()
 	g := within(t)
 	server := startRedis(t)
-	c := newClient(t, connect(t, server.URL(), impatient, singleShot))
+	c := newClient(t, connect(t, server.URL(), impatient, singleShot, func(o *redis.Options) { o.DialerRetries = 1 }))
 	e := elector(t, c, "x")
 	told := watching(t, e.Leaders(t.Context()))
 	g.Expect(next(g, told)).To(Equal(seen{}))
