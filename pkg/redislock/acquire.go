@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -73,6 +74,8 @@ type attempt struct {
 	cfg    *lockConfig
 	token  token
 	prefix string // of the token
+	plain  string // the token without a fence, where it was asked for
+	expiry int64  // ms
 
 	// stray is until when a try that was sent, but of which we did not hear, may still
 	// be granted; its span is 0 where there is none.
@@ -89,6 +92,14 @@ func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
 	}
 	t := c.nextToken(cfg.identity)
 	return &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}, nil
+}
+
+// value is what stands at the key once the attempt is granted.
+func (a *attempt) value(fence uint64) string {
+	if fence == 0 && a.plain != "" {
+		return a.plain
+	}
+	return a.prefix + strconv.FormatUint(fence, 10)
 }
 
 // end cleans up after an attempt that comes back without a lock.
@@ -273,26 +284,22 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 	c, cfg := a.c, a.cfg
 	timeout := cfg.operationTimeout()
 	sent := c.clock.now()
-	value := a.token.String()
-	set, err := bounded(ctx, timeout, func(ctx context.Context) (bool, error) {
-		err := c.rdb.SetArgs(ctx, a.key, value, redis.SetArgs{Mode: "NX", TTL: cfg.expiry()}).Err()
-		if errors.Is(err, redis.Nil) {
-			return false, nil
-		}
-		return err == nil, err
-	})
-	if err != nil {
-		return nil, a.unheard(sent, timeout, err)
-	}
-	if set {
+	a.plain = a.value(0)
+	a.expiry = milliseconds(cfg.expiry())
+	set := newCommand(ctx, timeout)
+	set.cmd = redis.NewStatusCmd(set, append(set.args[:0], "set", &a.key, &a.plain, "nx", "px", &a.expiry)...)
+	switch err := c.line.do(set); {
+	case err == nil:
 		return a.granted(ctx, sent, cfg.lease, 0)
+	case !errors.Is(err, redis.Nil):
+		return nil, a.unheard(sent, timeout, err)
 	}
 	asked := c.clock.now()
 	r, err := c.run(ctx, timeout, inspectScript, []string{a.key, fenceKey(a.key)})
 	if err != nil {
 		return nil, a.unheard(sent, timeout, err)
 	}
-	if r.text(1) == value {
+	if r.text(1) == a.plain {
 		return a.granted(ctx, asked, min(cfg.lease, r.duration(2)-cfg.lockDelay), 0)
 	}
 	if r.word() == "none" {
@@ -315,11 +322,12 @@ func (a *attempt) unheard(sent instant, void time.Duration, err error) error {
 func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration, fence uint64) (*Lock, error) {
 	t := a.token
 	t.fence = fence
+	value := a.value(fence)
 	if plausible(fence, a.c.server.micros(sent)) {
 		a.c.memory.saw(a.key, fence)
 	}
 	l := &Lock{
-		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: t.String(),
+		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: value,
 		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
 		renewer: a.c.renewers.of(ctx, a.key),
 	}
@@ -404,7 +412,7 @@ func (c *Client) reclaim(key, prefix string, stray validity, expiry time.Duratio
 // giveBack releases until Redis has answered or the key has expired by itself.
 func (c *Client) giveBack(key, value, mode string, rest time.Duration, until validity) {
 	for until.remaining(c.clock.now()) > 0 && c.life.Err() == nil {
-		if _, err := c.sendRelease(c.life, reclaimInterval*10, key, value, mode, rest); err == nil || Refused(err) {
+		if _, err := c.sendRelease(c.life, reclaimInterval*10, key, &value, mode, rest); err == nil || Refused(err) {
 			return
 		}
 		timer, stop := c.clock.timer(reclaimInterval)
@@ -416,7 +424,7 @@ func (c *Client) giveBack(key, value, mode string, rest time.Duration, until val
 	}
 }
 
-func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, key, value, mode string, rest time.Duration) (reply, error) {
+func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, key string, value *string, mode any, rest time.Duration) (reply, error) {
 	return c.run(ctx, timeout, releaseScript, []string{key}, value, milliseconds(rest), wakeChannel(key), mode)
 }
 

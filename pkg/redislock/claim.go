@@ -174,7 +174,7 @@ func (l *Lock) notClaimed(run Run, r reply) error {
 
 // runPatiently is run for a script of several keys: while a Cluster moves their
 // slot they may stand on two nodes for a moment, and it says TRYAGAIN.
-func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *redis.Script, keys []string, args ...any) (reply, error) {
+func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *script, keys []string, args ...any) (reply, error) {
 	started := c.clock.now()
 	var moving error
 	for {

@@ -17,6 +17,7 @@ import (
 // wants one for each Redis, for renewals and waiters are shared within it.
 type Client struct {
 	rdb      redis.UniversalClient
+	line     *line
 	clock    clock
 	identity string
 	nonce    string
@@ -37,6 +38,13 @@ type Client struct {
 }
 
 // New returns a Client for a Redis. It sends nothing yet, and does not close rdb.
+//
+// rdb should have redis.Options.ContextTimeoutEnabled set. Without it, or where rdb is
+// neither a *redis.Client nor a *redis.ClusterClient, each command needs a goroutine,
+// to be given up on when it takes too long, which about doubles its cost. With it, a
+// call whose command is under way when its context is cancelled returns at the answer
+// or when its time is over (a sixth of the lease, at most 5 s); a context's deadline is
+// kept either way.
 func New(rdb redis.UniversalClient, opts ...Option) (*Client, error) {
 	if isNil(rdb) {
 		return nil, invalid("client", "nil", "is no connection to Redis")
@@ -44,7 +52,7 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Client, error) {
 	if _, ok := rdb.(*redis.Ring); ok {
 		return nil, invalid("client", "*redis.Ring", "is not supported: its shards move without a handover")
 	}
-	c := &Client{rdb: rdb, clock: systemClock{}, identity: hostIdentity(), nonce: newNonce()}
+	c := &Client{rdb: rdb, line: newLine(rdb), clock: systemClock{}, identity: hostIdentity(), nonce: newNonce()}
 	for _, opt := range opts {
 		opt(c)
 	}

@@ -118,7 +118,7 @@ func TestInterleaving04AnAcquireThatArrivesBetweenItsCleanUpsIsGivenBack(t *test
 	g := within(t)
 	server := startRedis(t)
 	p := proxy.Start(t, server.URL())
-	c := dial(t, p.URL())
+	c := newClient(t, connect(t, p.URL(), deaf))
 	acquaint(t, c)
 	stuck := p.Hold(acquireOf(key))
 	// The expiry is out of reach: only the clean-up can free the key.
@@ -135,7 +135,7 @@ func TestInterleaving04AnUnfencedAcquireThatArrivesLateCostsOneLease(t *testing.
 	g := within(t)
 	server := startRedis(t)
 	p := proxy.Start(t, server.URL())
-	c := dial(t, p.URL())
+	c := newClient(t, connect(t, p.URL(), deaf))
 	stuck := p.Hold(proxy.All(proxy.Command("SET"), proxy.With(key)))
 	const lease = 4 * time.Second
 	abandonAcquire(t, g, c, stuck, WithoutFence(), WithLease(lease), WithoutRenewal())

@@ -243,7 +243,7 @@ func (l *Lock) restOfMinHold(now instant) time.Duration {
 // sendBack releases the grant, and a try of the same attempt that may still be
 // granted unheard.
 func (l *Lock) sendBack(ctx context.Context, sent instant, rest time.Duration) (reply, error) {
-	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, l.value, "token", rest)
+	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, &l.value, "token", rest)
 	if l.stray.remaining(sent) > 0 {
 		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg.expiry())
 	}

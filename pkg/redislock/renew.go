@@ -266,7 +266,7 @@ func (r *renewer) send(locks []*Lock) {
 	giveUp := time.AfterFunc(timeout, func() { ended(&timeoutError{timeout}) })
 	defer giveUp.Stop()
 
-	r.exec(batch, renewScript.Hash())
+	r.exec(batch, renewScript.digest)
 	for i := range batch {
 		b := &batch[i]
 		answer, err := b.cmd.Slice()

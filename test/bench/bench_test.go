@@ -83,6 +83,7 @@ func start(b *testing.B) *redis.Client {
 		b.Fatal(err)
 	}
 	options.PoolSize = 64
+	options.ContextTimeoutEnabled = true
 	rdb := redis.NewClient(options)
 	b.Cleanup(func() { _ = rdb.Close() })
 	return rdb
