@@ -174,7 +174,7 @@ func lateRequests(s *stand) {
 }
 
 func acquires(command []any, s *stand) bool {
-	return slices.Contains(command, any(s.companion("history")))
+	return slices.Contains(command, any(s.companion("fence"))) && !slices.Contains(command, any(s.companion("runs")))
 }
 
 func ignoreNil(err error) error {
