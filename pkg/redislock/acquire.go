@@ -288,7 +288,11 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(3))
-	switch r.word() {
+	word := r.word()
+	if (word == "granted" || word == "again") && r.number(1) <= 0 {
+		word = "" // a grant without a fence is none
+	}
+	switch word {
 	case "granted":
 		return a.granted(ctx, sent, cfg.lease, uint64(r.number(1)))
 	case "again":

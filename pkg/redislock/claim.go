@@ -129,6 +129,9 @@ func (l *Lock) claim(ctx context.Context, req ClaimRequest) (Claim, error) {
 	c.server.learn(sent, c.clock.now(), r.number(3))
 	switch kind := ClaimKind(r.word()); kind {
 	case ClaimNew, ClaimAgain, ClaimSuperseding:
+		if r.number(1) <= 0 {
+			return Claim{}, r.unexpected("claim", l.key) // a claim without a fence is none
+		}
 		claim := Claim{Fence: uint64(r.number(1)), Kind: kind}
 		c.memory.saw(l.key, claim.Fence)
 		return claim, l.over(c.clock.now())

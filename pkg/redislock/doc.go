@@ -50,6 +50,13 @@
 // own. A run that is done is never handed out again; what becomes of one whose
 // holder was lost is the next holder's choice (ClaimRequest.Rerun).
 //
+// # Elections
+//
+// An Elector is for work that somebody does all the time: it campaigns, yields each
+// term that it wins, campaigns again after a loss, and tells everybody who leads
+// (Elector.Terms, Elector.Leaders). Package leaderelection has managers of Kubernetes
+// controllers elect through Redis.
+//
 // # Layout in Redis
 //
 // The lock's key is a plain string with an expiry, as in every lock built on SET NX

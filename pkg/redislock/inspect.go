@@ -52,6 +52,16 @@ type Grant struct {
 
 // Inspect says who holds a lock and who did before. It changes nothing.
 func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
+	info, err := c.look(ctx, key)
+	if err != nil {
+		return Info{}, err
+	}
+	info.History, err = c.history(ctx, key)
+	return info, err
+}
+
+// look is Inspect without the history, in one round trip.
+func (c *Client) look(ctx context.Context, key string) (Info, error) {
 	if err := ValidateKey(key); err != nil {
 		return Info{}, err
 	}
@@ -64,9 +74,7 @@ func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
 		return Info{}, fmt.Errorf("redislock: inspect %q: %w", key, err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(4))
-	info := describe(key, r, c.witness(key, r.text(1), r.number(4)))
-	info.History, err = c.history(ctx, key)
-	return info, err
+	return describe(key, r, c.witness(key, r.text(1), r.number(4))), nil
 }
 
 func describe(key string, r reply, fence uint64) Info {

@@ -207,11 +207,22 @@ func (l *Lock) Release(ctx context.Context) error {
 			l.client.giveBack(l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
 		})
 		err = fmt.Errorf("redislock: release %q: %w", l.key, err)
-	} else if r.word() == "mismatch" {
-		err = &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
+	} else {
+		err = l.returned(r)
 	}
 	l.released(ctx, sent, err)
 	return err
+}
+
+// returned takes in the reply to a release.
+func (l *Lock) returned(r reply) error {
+	switch r.word() {
+	case "done", "gone":
+		return nil
+	case "mismatch":
+		return &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
+	}
+	return r.unexpected("release", l.key)
 }
 
 // released tells the observer of a release.

@@ -217,7 +217,7 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 	if len(r.queue) == 0 {
 		return due, 0
 	}
-	return due, min(max(r.queue[0].next.Sub(now.t), 50*time.Microsecond), watchInterval)
+	return due, min(r.queue[0].next.Sub(now.t), watchInterval)
 }
 
 // dueAt is when a lock needs attention next, by the monotonic clock. The caller
