@@ -28,7 +28,7 @@ func (c *Client) TryAcquire(ctx context.Context, key string, opts ...LockOption)
 		return nil, err
 	}
 	l, err := a.try(ctx)
-	return l, a.end(err)
+	return l, a.end(ctx, err)
 }
 
 // Acquire tries several times (WithRetry), or waits until the lock is free or ctx
@@ -42,8 +42,8 @@ func (c *Client) Acquire(ctx context.Context, key string, opts ...LockOption) (*
 	if err != nil {
 		return nil, err
 	}
-	l, err := a.repeat(ctx)
-	return l, a.end(err)
+	l, err := persist(ctx, c, a.cfg, key, a)
+	return l, a.end(ctx, err)
 }
 
 // WithLock runs fn under the lock and releases it, whether fn returns or panics.
@@ -76,6 +76,9 @@ type attempt struct {
 	prefix string // of the token
 	plain  string // the token without a fence, where it was asked for
 	expiry int64  // ms
+	joint  *Locks // what the lock will be a part of; nil where it stands alone
+
+	began time.Time // where there is an observer
 
 	// stray is until when a try that was sent, but of which we did not hear, may still
 	// be granted; its span is 0 where there is none.
@@ -91,7 +94,11 @@ func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
 		return nil, ErrClosed
 	}
 	t := c.nextToken(cfg.identity)
-	return &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}, nil
+	a := &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}
+	if c.observer.Acquired != nil {
+		a.began = c.clock.now().t
+	}
+	return a, nil
 }
 
 // value is what stands at the key once the attempt is granted.
@@ -102,41 +109,55 @@ func (a *attempt) value(fence uint64) string {
 	return a.prefix + strconv.FormatUint(fence, 10)
 }
 
-// end cleans up after an attempt that comes back without a lock.
-func (a *attempt) end(err error) error {
+// end cleans up after an attempt that comes back without a lock, and returns what
+// its caller is told.
+func (a *attempt) end(ctx context.Context, err error) error {
 	if err != nil && a.stray.span > 0 {
 		a.c.reclaim(a.key, a.prefix, a.stray, a.cfg.expiry())
+	}
+	err = a.cfg.inWords(err)
+	if acquired := a.c.observer.Acquired; acquired != nil {
+		acquired(ctx, a.key, a.c.clock.now().t.Sub(a.began), err)
 	}
 	return err
 }
 
-func (a *attempt) repeat(ctx context.Context) (*Lock, error) {
-	if a.cfg.wait {
-		return a.wait(ctx)
+// A trier is an attempt at a Lock or at Locks.
+type trier[T any] interface {
+	try(context.Context) (T, error)
+}
+
+// persist has a try as often or for as long as cfg says. key is what it waits for
+// where the refusal does not name another.
+func persist[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, a trier[T]) (T, error) {
+	if cfg.wait {
+		return await(ctx, c, cfg, key, a)
 	}
+	var none T
 	for n := 1; ; n++ {
 		l, err := a.try(ctx)
 		if err == nil {
 			return l, nil
 		}
-		a.refused(err)
-		if n == a.cfg.attempts || !retryable(err) {
-			return nil, err
+		cfg.refused(err)
+		if n == cfg.attempts || !retryable(err) {
+			return none, err
 		}
 		if ended := ctx.Err(); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+			return none, gaveUp(key, ended, err)
 		}
-		timer, stop := a.c.clock.timer(a.cfg.delay)
+		timer, stop := c.clock.timer(cfg.pause(n, c.jitter))
 		select {
 		case <-timer:
 		case <-ctx.Done():
 			stop()
-			return nil, gaveUp(a.key, ctx.Err(), err)
+			return none, gaveUp(key, ctx.Err(), err)
 		}
 	}
 }
 
-func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
+func await[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, a trier[T]) (l T, err error) {
+	var none T
 	backoff := firstBackoff
 	var w *waiter
 	defer func() {
@@ -150,14 +171,22 @@ func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
 			return l, nil
 		}
 		if ended := ctx.Err(); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+			return none, gaveUp(key, ended, err)
 		}
-		a.refused(err)
+		cfg.refused(err)
 		if !retryable(err) {
-			return nil, err
+			return none, err
+		}
+		// Of several keys another may be in the way than before.
+		if held, ok := errors.AsType[*HeldError](err); ok && held.Key != key {
+			key = held.Key
+			if w != nil {
+				w.leave(false)
+				w = nil
+			}
 		}
 		if w == nil {
-			w = a.c.wakes.join(a.key)
+			w = c.wakes.join(key)
 		}
 		pause := backoff
 		if errors.Is(err, ErrNotAcquired) {
@@ -165,15 +194,15 @@ func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
 		} else {
 			backoff = min(2*backoff, longestBackoff)
 		}
-		if ended := w.wait(ctx, a.c.clock.now().t.Add(pause)); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+		if ended := w.wait(ctx, c.clock.now().t.Add(pause)); ended != nil {
+			return none, gaveUp(key, ended, err)
 		}
 	}
 }
 
-func (a *attempt) refused(err error) {
-	if a.cfg.onRefusal != nil {
-		a.cfg.onRefusal(err)
+func (cfg *lockConfig) refused(err error) {
+	if cfg.onRefusal != nil {
+		cfg.onRefusal(err)
 	}
 }
 
@@ -248,9 +277,9 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	}
 	seen := max(known.seen, cfg.seen)
 	r, err := c.run(ctx, timeout, acquireScript,
-		[]string{a.key, fenceKey(a.key), historyKey(a.key)},
+		grantKeys(a.key, cfg.history > 0),
 		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
-		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history)
+		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
@@ -267,7 +296,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		// counts, the delay excepted.
 		return a.granted(ctx, sent, min(cfg.lease, r.duration(2)-cfg.lockDelay), uint64(r.number(1)))
 	case "held":
-		return nil, a.held(r.text(1), r.duration(2), r.number(3))
+		return nil, a.held(r.text(1), r.duration(2), r.number(3), r.text(4))
 	case "late":
 		return nil, a.wrap(errLate)
 	case "corrupt":
@@ -299,7 +328,7 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 		return nil, a.unheard(sent, timeout, err)
 	}
 	asked := c.clock.now()
-	r, err := c.run(ctx, timeout, inspectScript, []string{a.key, fenceKey(a.key)})
+	r, err := c.run(ctx, timeout, inspectScript, []string{a.key, fenceKey(a.key), metadataKey(a.key)})
 	if err != nil {
 		return nil, a.unheard(sent, timeout, err)
 	}
@@ -309,7 +338,7 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 	if r.word() == "none" {
 		return nil, &HeldError{Key: a.key} // it was, a moment ago
 	}
-	return nil, a.held(r.text(1), r.duration(2), r.number(4))
+	return nil, a.held(r.text(1), r.duration(2), r.number(4), r.text(5))
 }
 
 // unheard notes that a try was sent which may be granted all the same, until the
@@ -333,7 +362,7 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 	l := &Lock{
 		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: value,
 		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
-		renewer: a.c.renewers.of(ctx, a.key),
+		renewer: a.c.renewers.of(ctx, a.key), joint: a.joint,
 	}
 	if l.valid.remaining(a.c.clock.now()) <= 0 {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), errLate)
@@ -345,14 +374,14 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 	return l, nil
 }
 
-func (a *attempt) held(value string, ttl time.Duration, serverMicros int64) error {
+func (a *attempt) held(value string, ttl time.Duration, serverMicros int64, metadata string) error {
 	err := &HeldError{Key: a.key, TTL: ttl, Value: value}
 	if ttl < 0 {
 		err.TTL = -1
 	}
 	fence := a.c.witness(a.key, value, serverMicros)
 	if t, ok := parseToken(value); ok {
-		err.Holder, err.Fence = t.identity, fence
+		err.Holder, err.Fence, err.Metadata = t.identity, fence, metadataOf(metadata, fence)
 	}
 	return err
 }

@@ -2,13 +2,15 @@ package redislock
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"encoding/hex"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -23,6 +25,7 @@ type Client struct {
 	nonce    string
 	sequence atomic.Uint64
 	observer Observer
+	jitter   func(time.Duration) time.Duration // a random time below its argument
 
 	server   serverTime
 	memory   memory
@@ -52,7 +55,7 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Client, error) {
 	if _, ok := rdb.(*redis.Ring); ok {
 		return nil, invalid("client", "*redis.Ring", "is not supported: its shards move without a handover")
 	}
-	c := &Client{rdb: rdb, line: newLine(rdb), clock: systemClock{}, identity: hostIdentity(), nonce: newNonce()}
+	c := &Client{rdb: rdb, line: newLine(rdb), clock: systemClock{}, jitter: rand.N[time.Duration], identity: hostIdentity(), nonce: newNonce()}
 	for _, opt := range opts {
 		opt(c)
 	}
@@ -94,7 +97,7 @@ func hostIdentity() string {
 
 func newNonce() string {
 	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read crashes the program instead
+	_, _ = cryptorand.Read(b[:]) // never fails: crypto/rand.Read crashes the program instead
 	return hex.EncodeToString(b[:])
 }
 

@@ -31,6 +31,17 @@
 // remembers a higher one than Redis waits a whole expiry before it acquires
 // (QuarantineError), since somebody whom Redis forgot may still hold the lock.
 //
+// # Refusals
+//
+// That somebody else has the lock is an ErrNotAcquired, which says who in a
+// *HeldError. WithRefusal puts it in words of the caller's, IfAcquired makes it a
+// value that is no error.
+//
+// # Several locks
+//
+// Client.AcquireAll acquires several locks in one step, all or none, and they are
+// then renewed, lost and released as one.
+//
 // # Runs
 //
 // Work that must be done once over all holders of a lock, such as a tick of a
@@ -39,10 +50,18 @@
 // own. A run that is done is never handed out again; what becomes of one whose
 // holder was lost is the next holder's choice (ClaimRequest.Rerun).
 //
+// # Elections
+//
+// An Elector is for work that somebody does all the time: it campaigns, yields each
+// term that it wins, campaigns again after a loss, and tells everybody who leads
+// (Elector.Terms, Elector.Leaders). Package leaderelection has managers of Kubernetes
+// controllers elect through Redis.
+//
 // # Layout in Redis
 //
 // The lock's key is a plain string with an expiry, as in every lock built on SET NX
 // PX, so that a lock of another library on the same key and one of this package
 // exclude each other. What belongs to a lock beside it stands in the same hash
-// slot: "{key}:fence", "{key}:history", "{key}:runs" and "{key}:candidates".
+// slot: "{key}:fence", "{key}:history", "{key}:metadata", "{key}:runs" and
+// "{key}:candidates".
 package redislock

@@ -166,7 +166,10 @@ func value(t testing.TB, rdb redis.UniversalClient, key string) string {
 	return v
 }
 
-func acquireOf(key string) proxy.Match { return proxy.Script(key, historyKey(key)) }
+// acquireOf matches a try at a fenced lock; what inspects it has no arguments.
+func acquireOf(key string) proxy.Match {
+	return proxy.All(proxy.Script(key, metadataKey(key)), func(args []string) bool { return len(args) > 6 })
+}
 
 // releaseOf matches what Release, Lock clean-ups and no other operation sends.
 func releaseOf(key string) proxy.Match { return proxy.Script(key, wakeChannel(key)) }

@@ -355,7 +355,7 @@ func TestInterleaving17BracesThatBreakTheSlotAreRefused(t *testing.T) {
 	locks := map[string]*Lock{}
 	for _, good := range []string{"a{x}", "b{x}", "{x}", "{x}a", "plain", "lock:ns:name"} {
 		locks[good] = mustAcquire(t, c, good, patient(), WithHistory(3))
-		for _, companion := range []string{fenceKey(good), historyKey(good), runsKey(good), candidatesKey(good)} {
+		for _, companion := range []string{fenceKey(good), historyKey(good), metadataKey(good), runsKey(good), candidatesKey(good)} {
 			g.Expect(rdb.ClusterKeySlot(t.Context(), companion).Val()).To(Equal(rdb.ClusterKeySlot(t.Context(), good).Val()))
 			g.Expect(slotOf(companion)).To(BeEquivalentTo(rdb.ClusterKeySlot(t.Context(), good).Val()))
 		}

@@ -32,6 +32,10 @@ var (
 	runsSource string
 	//go:embed scripts/announce.lua
 	announceSource string
+	//go:embed scripts/acquireall.lua
+	acquireAllSource string
+	//go:embed scripts/releaseall.lua
+	releaseAllSource string
 
 	acquireScript      = newScript(acquireSource)
 	renewScript        = newScript(renewSource)
@@ -44,6 +48,8 @@ var (
 	reopenScript       = newScript(reopenSource)
 	runsScript         = newScript(runsSource)
 	announceScript     = newScript(announceSource)
+	acquireAllScript   = newScript(acquireAllSource)
+	releaseAllScript   = newScript(releaseAllSource)
 )
 
 // reply is what a script of ours answers: a word and what belongs to it. Where only

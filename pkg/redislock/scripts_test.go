@@ -77,12 +77,12 @@ const (
 	minute     = 60_000
 )
 
-var acquireKeys = []string{key, fenceKey(key), historyKey(key)}
+var acquireKeys = []string{key, fenceKey(key), metadataKey(key), historyKey(key)}
 
 // acquire plays the script with arguments that tests seldom change.
 func (s *stage) acquire(attempt string, change ...any) reply {
 	s.t.Helper()
-	args := []any{attempt, minute, 0, 0, 0, 2 * minute, 0}
+	args := []any{attempt, minute, 0, 0, 0, 2 * minute, 0, ""}
 	copy(args[1:], change)
 	return s.play(acquireScript, acquireKeys, args...)
 }

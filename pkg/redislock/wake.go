@@ -28,7 +28,16 @@ type wakes struct {
 
 type wakeQueue struct {
 	waiters   []*waiter
+	watchers  map[*watcher]struct{}
 	confirmed bool
+}
+
+func (q *wakeQueue) empty() bool { return len(q.waiters)+len(q.watchers) == 0 }
+
+func (q *wakeQueue) wakeWatchers() {
+	for w := range q.watchers {
+		notify(w.wake)
+	}
 }
 
 type waiter struct {
@@ -46,15 +55,31 @@ func (h *wakes) join(key string) *waiter {
 	w := &waiter{hub: h, channel: wakeChannel(key), wake: make(chan struct{}, 1), promoted: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	q := h.queues[w.channel]
+	q := h.queue(w.channel)
+	q.waiters = append(q.waiters, w)
+	return w
+}
+
+// queue returns that of a channel, and subscribes where it is new. The caller holds
+// mu.
+func (h *wakes) queue(channel string) *wakeQueue {
+	q := h.queues[channel]
 	if q == nil {
 		q = &wakeQueue{}
-		h.queues[w.channel] = q
+		h.queues[channel] = q
 		h.start()
 		notify(h.kick)
 	}
-	q.waiters = append(q.waiters, w)
-	return w
+	return q
+}
+
+// dropIfEmpty ends the subscription of a queue in which nobody is left. The caller
+// holds mu.
+func (h *wakes) dropIfEmpty(channel string) {
+	if h.queues[channel].empty() {
+		delete(h.queues, channel)
+		notify(h.kick)
+	}
 }
 
 // leave takes a waiter out. If it was the first its place goes to the next, and so
@@ -71,12 +96,8 @@ func (w *waiter) leave(acquired bool) {
 			break
 		}
 	}
-	if len(q.waiters) == 0 {
-		delete(h.queues, w.channel)
-		notify(h.kick)
-		return
-	}
-	if first {
+	h.dropIfEmpty(w.channel)
+	if first && len(q.waiters) > 0 {
 		notify(q.waiters[0].promoted)
 		if !acquired {
 			notify(q.waiters[0].wake)
@@ -214,7 +235,10 @@ func (h *wakes) wakeFirst(channel string, confirmed bool) {
 		return
 	}
 	q.confirmed = q.confirmed || confirmed
-	notify(q.waiters[0].wake)
+	if len(q.waiters) > 0 {
+		notify(q.waiters[0].wake)
+	}
+	q.wakeWatchers()
 }
 
 func (h *wakes) unconfirm() {
@@ -222,6 +246,7 @@ func (h *wakes) unconfirm() {
 	defer h.mu.Unlock()
 	for _, q := range h.queues {
 		q.confirmed = false
+		q.wakeWatchers() // they look whether Redis is there
 	}
 }
 
