@@ -18,7 +18,7 @@ func TestRenewalsAreMeasured(t *testing.T) {
 	server := redisserver.Start(t, redisserver.Options{})
 	list := New(config.Config{Stores: []config.Store{{Name: "measured", URL: server.URL()}}})
 	t.Cleanup(func() { list.Close(t.Context()) })
-	_, err := list.Get("measured").Client().TryAcquire(t.Context(), "lock:ns:name", redislock.WithLease(10*time.Second), redislock.WithRenewEvery(50*time.Millisecond))
+	_, err := list.Get("measured").Client().TryAcquire(t.Context(), "lock:ns:name", redislock.WithLease(10*time.Second), redislock.WithRenewEvery(time.Second))
 	g.Expect(err).NotTo(HaveOccurred())
 
 	g.Eventually(func(g Gomega) uint64 {
