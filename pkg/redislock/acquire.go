@@ -276,8 +276,12 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		return nil, &QuarantineError{Key: a.key, Seen: known.quarantined, Stored: known.found, Remaining: left}
 	}
 	seen := max(known.seen, cfg.seen)
-	r, err := c.run(ctx, timeout, acquireScript,
-		grantKeys(a.key, cfg.history > 0),
+	fence, metadata := grantCompanions(a.key)
+	keys := []string{a.key, fence, metadata}
+	if cfg.history > 0 {
+		keys = append(keys, historyKey(a.key))
+	}
+	r, err := c.run(ctx, timeout, acquireScript, keys,
 		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
 		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata)
 	if err != nil {

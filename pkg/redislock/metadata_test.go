@@ -124,7 +124,7 @@ func TestATryThatIsRepeatedKeepsItsMetadata(t *testing.T) {
 func TestAcquireScriptWritesMetadataWithItsFence(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	keys := grantKeys(key, false)
+	keys := acquireKeys[:3]
 	play := func(attempt, metadata string) reply {
 		return s.play(acquireScript, keys, attempt, minute, 0, 0, 0, 2*minute, 0, metadata)
 	}
@@ -151,11 +151,10 @@ func TestAcquireScriptWritesMetadataWithItsFence(t *testing.T) {
 	s.Expect(play("other#0a.1#", "")).To(HaveLen(4))
 }
 
-func TestGrantKeysAreTheCompanionsOfTheKey(t *testing.T) {
+func TestTheCompanionsOfAGrantAreThoseOfItsKey(t *testing.T) {
 	t.Parallel()
 	for _, k := range []string{"a", "lock:a:b", "a{x}", "{x}", "ключ {замка}"} {
-		g := NewWithT(t)
-		g.Expect(grantKeys(k, false)).To(Equal([]string{k, fenceKey(k), metadataKey(k)}))
-		g.Expect(grantKeys(k, true)).To(Equal([]string{k, fenceKey(k), metadataKey(k), historyKey(k)}))
+		fence, metadata := grantCompanions(k)
+		NewWithT(t).Expect([]string{fence, metadata}).To(Equal([]string{fenceKey(k), metadataKey(k)}))
 	}
 }
