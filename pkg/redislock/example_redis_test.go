@@ -2,6 +2,7 @@ package redislock_test
 
 import (
 	"log"
+	"slices"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -29,7 +30,7 @@ func (tb *exampleTB) Fatalf(format string, args ...any) { log.Panicf(format, arg
 func (tb *exampleTB) Cleanup(f func())                  { tb.cleanups = append(tb.cleanups, f) }
 
 func (tb *exampleTB) end() {
-	for i := len(tb.cleanups) - 1; i >= 0; i-- {
-		tb.cleanups[i]()
+	for _, cleanup := range slices.Backward(tb.cleanups) {
+		cleanup()
 	}
 }
