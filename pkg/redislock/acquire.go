@@ -74,6 +74,11 @@ type attempt struct {
 	token  token
 	prefix string // of the token
 
+	// place is for how long each refused try keeps its place in the lock's queue; 0 where
+	// it takes none. ticket is that of the place, once it is known.
+	place  time.Duration
+	ticket int64
+
 	// stray is until when a try that was sent, but of which we did not hear, may still
 	// be granted; its span is 0 where there is none.
 	stray validity
@@ -93,8 +98,12 @@ func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
 
 // end cleans up after an attempt that comes back without a lock.
 func (a *attempt) end(err error) error {
-	if err != nil && a.stray.span > 0 {
-		a.c.reclaim(a.key, a.prefix, a.stray, a.cfg.expiry())
+	switch {
+	case err == nil:
+	case a.stray.span > 0:
+		a.c.reclaim(a.key, a.prefix, a.stray, a.cfg)
+	case a.ticket > 0:
+		a.leaveQueue()
 	}
 	return err
 }
@@ -127,6 +136,9 @@ func (a *attempt) repeat(ctx context.Context) (*Lock, error) {
 
 func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
 	backoff := firstBackoff
+	if a.cfg.fair {
+		a.place = a.cfg.placeSpan()
+	}
 	var w *waiter
 	defer func() {
 		if w != nil {
@@ -146,11 +158,12 @@ func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
 			return nil, err
 		}
 		if w == nil {
-			w = a.c.wakes.join(a.key)
+			w = a.join()
 		}
+		w.setTicket(a.ticket)
 		pause := backoff
 		if errors.Is(err, ErrNotAcquired) {
-			pause, backoff = pauseAfter(err, w.pushed()), firstBackoff
+			pause, backoff = a.pauseInQueue(err, pauseAfter(err, w.pushed())), firstBackoff
 		} else {
 			backoff = min(2*backoff, longestBackoff)
 		}
@@ -177,7 +190,7 @@ func pauseAfter(refusal error, pushed bool) time.Duration {
 		return longestBlind
 	}
 	longest := longestWait
-	if !pushed || held.Holder == "" && !held.Free() {
+	if !pushed || held.Holder == "" && !held.Free() && !held.announced() {
 		longest = longestBlind
 	}
 	// Spread the waiters of many processes, for they all saw the same expiry.
@@ -190,7 +203,7 @@ func pauseAfter(refusal error, pushed bool) time.Duration {
 // retryable says whether the same call may succeed later without anybody changing
 // its arguments, the client's rights or the data in Redis by hand.
 func retryable(err error) bool {
-	return !errors.Is(err, ErrClosed) && !errors.Is(err, ErrCorrupt) && !Refused(err)
+	return !errors.Is(err, ErrClosed) && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrLimit) && !Refused(err)
 }
 
 // gaveUp is the error of a call that ended while it was waiting: why it ended, and
@@ -236,10 +249,15 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		return nil, &QuarantineError{Key: a.key, Seen: known.quarantined, Stored: known.found, Remaining: left}
 	}
 	seen := max(known.seen, cfg.seen)
-	r, err := c.run(ctx, timeout, acquireScript,
-		[]string{a.key, fenceKey(a.key), historyKey(a.key)},
-		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
-		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history)
+	script, keys, more := acquireScript, []string{a.key, fenceKey(a.key), historyKey(a.key)}, []any(nil)
+	if cfg.fair || cfg.share != nil {
+		script, keys, more = a.inQueue()
+	}
+	args := []any{
+		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent) + timeout.Microseconds(),
+		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history,
+	}
+	r, err := c.run(ctx, timeout, script, keys, append(args, more...)...)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
@@ -252,7 +270,9 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		// counts, the delay excepted.
 		return a.granted(ctx, sent, min(cfg.lease, r.duration(2)-cfg.lockDelay), uint64(r.number(1)))
 	case "held":
-		return nil, a.held(r.text(1), r.duration(2), r.number(3))
+		return nil, a.standing(r, a.held(r.text(1), r.duration(2), r.number(3)))
+	case "limit":
+		return nil, &LimitError{Key: a.key, Limit: int(r.number(1)), Asked: cfg.share.limit}
 	case "late":
 		return nil, a.wrap(errLate)
 	case "corrupt":
@@ -333,10 +353,13 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 	return l, nil
 }
 
-func (a *attempt) held(value string, ttl time.Duration, serverMicros int64) error {
+func (a *attempt) held(value string, ttl time.Duration, serverMicros int64) *HeldError {
 	err := &HeldError{Key: a.key, TTL: ttl, Value: value}
 	if ttl < 0 {
 		err.TTL = -1
+	}
+	if value != "" {
+		err.Kind = KindLock
 	}
 	fence := a.c.witness(a.key, value, serverMicros)
 	if t, ok := parseToken(value); ok {
@@ -367,6 +390,8 @@ func (a *attempt) corrupt(which string, seen uint64) error {
 	switch which {
 	case "seen":
 		return fmt.Errorf("redislock: %q: %w: this caller remembers fencing token %d, more than a year ahead of Redis' clock", a.key, ErrCorrupt, seen)
+	case "queue":
+		return fmt.Errorf("redislock: %q: %w: %q or %q is no sorted set; delete it", a.key, ErrCorrupt, queueKey(a.key), placesKey(a.key))
 	case "history":
 		return fmt.Errorf("redislock: %q: %w: %q is no stream; delete it", a.key, ErrCorrupt, historyKey(a.key))
 	}
@@ -386,10 +411,10 @@ func (a *attempt) wrap(err error) error {
 
 // reclaim gives back in the background what a try may have been granted unheard:
 // at once, and again when a request that is still under way is void.
-func (c *Client) reclaim(key, prefix string, stray validity, expiry time.Duration) {
+func (c *Client) reclaim(key, prefix string, stray validity, cfg *lockConfig) {
 	c.goBackground(func() {
-		over := validity{stray.from, stray.span + expiry}
-		c.giveBack(key, prefix, "attempt", 0, over)
+		over := validity{stray.from, stray.span + cfg.expiry()}
+		c.giveBack(cfg, key, prefix, "attempt", 0, over)
 		timer, stop := c.clock.timer(stray.remaining(c.clock.now()))
 		select {
 		case <-timer:
@@ -397,14 +422,14 @@ func (c *Client) reclaim(key, prefix string, stray validity, expiry time.Duratio
 			stop()
 			return
 		}
-		c.giveBack(key, prefix, "attempt", 0, over)
+		c.giveBack(cfg, key, prefix, "attempt", 0, over)
 	})
 }
 
 // giveBack releases until Redis has answered or the key has expired by itself.
-func (c *Client) giveBack(key, value, mode string, rest time.Duration, until validity) {
+func (c *Client) giveBack(cfg *lockConfig, key, value, mode string, rest time.Duration, until validity) {
 	for until.remaining(c.clock.now()) > 0 && c.life.Err() == nil {
-		if _, err := c.sendRelease(c.life, reclaimInterval*10, key, value, mode, rest); err == nil || Refused(err) {
+		if _, err := c.sendRelease(c.life, reclaimInterval*10, cfg, key, value, mode, rest); err == nil || Refused(err) {
 			return
 		}
 		timer, stop := c.clock.timer(reclaimInterval)
@@ -416,8 +441,11 @@ func (c *Client) giveBack(key, value, mode string, rest time.Duration, until val
 	}
 }
 
-func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, key, value, mode string, rest time.Duration) (reply, error) {
-	return c.run(ctx, timeout, releaseScript, []string{key}, value, milliseconds(rest), wakeChannel(key), mode)
+func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, cfg *lockConfig, key, value, mode string, rest time.Duration) (reply, error) {
+	if cfg.fair && mode == "attempt" {
+		return c.run(ctx, timeout, abandonScript, []string{key, queueKey(key), placesKey(key)}, value, wakeChannel(key))
+	}
+	return c.run(ctx, timeout, cfg.releaseScript(), []string{key}, value, milliseconds(rest), wakeChannel(key), mode)
 }
 
 // askTime learns the server's time where no reply has told it yet.

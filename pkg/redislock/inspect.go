@@ -34,6 +34,16 @@ type Info struct {
 	Stopped bool
 	// Nonce names the process in the holder's token.
 	Nonce string
+	// Kind is what stands at the key.
+	Kind Kind
+	// Permits is how many a semaphore has; 0 for anything else.
+	Permits int
+	// Holders are those who share the key: who has a semaphore's permits, or a read
+	// lock; the first to lapse first.
+	Holders []Holder
+	// Waiting is how many wait in order of arrival, WithFair or for the write lock of an
+	// RWLock.
+	Waiting int
 	// HighestFence is the highest fencing token stored for the lock.
 	HighestFence uint64
 	// History is the last grants, newest first; see WithHistory.
@@ -63,6 +73,9 @@ func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
 	}
 	c.server.learn(sent, c.clock.now(), r.number(4))
 	info := describe(key, r, c.witness(key, r.text(1), r.number(4)))
+	if err := c.occupancy(ctx, &info); err != nil {
+		return info, err
+	}
 	info.History, err = c.history(ctx, key)
 	return info, err
 }

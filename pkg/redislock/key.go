@@ -61,4 +61,6 @@ func fenceKey(key string) string      { return companion(key, "fence") }
 func historyKey(key string) string    { return companion(key, "history") }
 func runsKey(key string) string       { return companion(key, "runs") }
 func candidatesKey(key string) string { return companion(key, "candidates") }
+func queueKey(key string) string      { return companion(key, "queue") }
+func placesKey(key string) string     { return companion(key, "places") }
 func wakeChannel(key string) string   { return companion(key, "wake") }

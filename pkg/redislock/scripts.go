@@ -32,6 +32,20 @@ var (
 	runsSource string
 	//go:embed scripts/announce.lua
 	announceSource string
+	//go:embed scripts/common.lua
+	commonSource string
+	//go:embed scripts/queued.lua
+	queuedSource string
+	//go:embed scripts/abandon.lua
+	abandonSource string
+	//go:embed scripts/enter.lua
+	enterSource string
+	//go:embed scripts/prolong.lua
+	prolongSource string
+	//go:embed scripts/leave.lua
+	leaveSource string
+	//go:embed scripts/occupancy.lua
+	occupancySource string
 
 	acquireScript      = redis.NewScript(acquireSource)
 	renewScript        = redis.NewScript(renewSource)
@@ -44,6 +58,12 @@ var (
 	reopenScript       = redis.NewScript(reopenSource)
 	runsScript         = redis.NewScript(runsSource)
 	announceScript     = redis.NewScript(announceSource)
+	queuedScript       = redis.NewScript(commonSource + queuedSource)
+	abandonScript      = redis.NewScript(abandonSource)
+	enterScript        = redis.NewScript(commonSource + enterSource)
+	prolongScript      = redis.NewScript(prolongSource)
+	leaveScript        = redis.NewScript(leaveSource)
+	occupancyScript    = redis.NewScript(occupancySource)
 )
 
 // reply is what a script of ours answers: a word and what belongs to it.

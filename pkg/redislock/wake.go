@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,10 @@ import (
 // wakes wakes waiters when a lock is given back. All waiters of a client share one
 // subscription; those of one key queue up, and only the first of them is woken or
 // keeps a timer, so that a release costs each process one try however many wait.
+//
+// Waiters with a place in the lock's queue in Redis stand apart: each keeps a timer,
+// for it must ask again to keep its place, and of them a release wakes the one that
+// came first.
 //
 // A waiter joins before it tries again, and the confirmation of its subscription
 // wakes it, so a release cannot fall between its try and its wait. The same holds
@@ -28,7 +33,27 @@ type wakes struct {
 
 type wakeQueue struct {
 	waiters   []*waiter
+	placed    []*waiter
 	confirmed bool
+}
+
+func (q *wakeQueue) empty() bool { return len(q.waiters)+len(q.placed) == 0 }
+
+// wakeForemost wakes the first of those who have a place. One whose ticket is not
+// known yet may be that.
+func (q *wakeQueue) wakeForemost() {
+	var foremost *waiter
+	for _, w := range q.placed {
+		switch {
+		case w.ticket == 0:
+			notify(w.wake)
+		case foremost == nil || w.ticket < foremost.ticket:
+			foremost = w
+		}
+	}
+	if foremost != nil {
+		notify(foremost.wake)
+	}
 }
 
 type waiter struct {
@@ -36,6 +61,12 @@ type waiter struct {
 	channel string
 	// wake asks for a try; promoted says that this waiter is the first now.
 	wake, promoted chan struct{}
+	// shares: when this waiter gets in, there may be room for the next.
+	shares bool
+	// placed: it has a place in the lock's queue in Redis, of this ticket; 0 while that
+	// is not known.
+	placed bool
+	ticket int64
 }
 
 func newWakes(c *Client) *wakes {
@@ -43,18 +74,44 @@ func newWakes(c *Client) *wakes {
 }
 
 func (h *wakes) join(key string) *waiter {
-	w := &waiter{hub: h, channel: wakeChannel(key), wake: make(chan struct{}, 1), promoted: make(chan struct{}, 1)}
+	w := h.newWaiter(key)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	q := h.queues[w.channel]
+	q := h.queue(w.channel)
+	q.waiters = append(q.waiters, w)
+	return w
+}
+
+// joinPlaced is join for a waiter that has a place. It may have been its turn before
+// it joined, so it looks at once, or when the subscription is confirmed.
+func (h *wakes) joinPlaced(key string, ticket int64) *waiter {
+	w := h.newWaiter(key)
+	w.placed, w.ticket = true, ticket
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	q := h.queue(w.channel)
+	q.placed = append(q.placed, w)
+	if q.confirmed {
+		notify(w.wake)
+	}
+	return w
+}
+
+func (h *wakes) newWaiter(key string) *waiter {
+	return &waiter{hub: h, channel: wakeChannel(key), wake: make(chan struct{}, 1), promoted: make(chan struct{}, 1)}
+}
+
+// queue returns the queue of a channel and begins one where there is none. The caller
+// holds mu.
+func (h *wakes) queue(channel string) *wakeQueue {
+	q := h.queues[channel]
 	if q == nil {
 		q = &wakeQueue{}
-		h.queues[w.channel] = q
+		h.queues[channel] = q
 		h.start()
 		notify(h.kick)
 	}
-	q.waiters = append(q.waiters, w)
-	return w
+	return q
 }
 
 // leave takes a waiter out. If it was the first its place goes to the next, and so
@@ -64,33 +121,43 @@ func (w *waiter) leave(acquired bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	q := h.queues[w.channel]
-	first := q.waiters[0] == w
-	for i, other := range q.waiters {
-		if other == w {
-			q.waiters = append(q.waiters[:i], q.waiters[i+1:]...)
-			break
-		}
-	}
-	if len(q.waiters) == 0 {
+	first := len(q.waiters) > 0 && q.waiters[0] == w
+	leaves := func(other *waiter) bool { return other == w }
+	q.waiters = slices.DeleteFunc(q.waiters, leaves)
+	q.placed = slices.DeleteFunc(q.placed, leaves)
+	switch {
+	case q.empty():
 		delete(h.queues, w.channel)
 		notify(h.kick)
-		return
-	}
-	if first {
+	case w.placed && !acquired:
+		q.wakeForemost()
+	case first && len(q.waiters) > 0:
 		notify(q.waiters[0].promoted)
-		if !acquired {
+		if !acquired || w.shares {
 			notify(q.waiters[0].wake)
 		}
 	}
 }
 
-// wait returns when it is time to try again: the waiter was woken, or it is the
-// first and until has come. Its error is ctx's.
+// setTicket notes what place the waiter has. One that lost its place, and got another,
+// may have been woken in the belief that it was the foremost.
+func (w *waiter) setTicket(ticket int64) {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	lost := w.ticket != 0 && w.ticket != ticket
+	w.ticket = ticket
+	if lost {
+		w.hub.queues[w.channel].wakeForemost()
+	}
+}
+
+// wait returns when it is time to try again: the waiter was woken, or it is one that
+// keeps time and until has come. Its error is ctx's.
 func (w *waiter) wait(ctx context.Context, until time.Time) error {
 	for {
 		var timer <-chan time.Time
 		stop := func() {}
-		if w.first() {
+		if w.keepsTime() {
 			timer, stop = w.hub.c.clock.timer(until.Sub(w.hub.c.clock.now().t))
 		}
 		select {
@@ -111,10 +178,10 @@ func (w *waiter) wait(ctx context.Context, until time.Time) error {
 	}
 }
 
-func (w *waiter) first() bool {
+func (w *waiter) keepsTime() bool {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
-	return w.hub.queues[w.channel].waiters[0] == w
+	return w.placed || w.hub.queues[w.channel].waiters[0] == w
 }
 
 // pushed says whether releases are known to reach this waiter.
@@ -214,7 +281,16 @@ func (h *wakes) wakeFirst(channel string, confirmed bool) {
 		return
 	}
 	q.confirmed = q.confirmed || confirmed
-	notify(q.waiters[0].wake)
+	if len(q.waiters) > 0 {
+		notify(q.waiters[0].wake)
+	}
+	if !confirmed {
+		q.wakeForemost()
+		return
+	}
+	for _, w := range q.placed {
+		notify(w.wake)
+	}
 }
 
 func (h *wakes) unconfirm() {

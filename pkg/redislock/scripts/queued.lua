@@ -1,0 +1,92 @@
+-- queued: acquire in order of arrival: grants the lock if it is free and nobody who
+-- came earlier waits for it. A refused caller takes a place in the queue, or keeps it.
+--
+-- KEYS[1]  K, the lock
+-- KEYS[2]  {K}:fence, the highest fencing token granted so far
+-- KEYS[3]  {K}:history, the last grants (only where ARGV[7] > 0)
+-- KEYS[4]  {K}:queue
+-- KEYS[5]  {K}:places
+-- ARGV[1..7]  as those of acquire
+-- ARGV[8]  ms for which the caller's place counts from now; 0 = it takes none
+-- ARGV[9]  the channel on which waiters listen
+--
+-- Reply    as that of acquire, but
+--          {'held', value, pttl, now, ahead, ticket, kind}
+--          ahead: how many wait before the caller; ticket: the caller's, 0 for none;
+--          kind: what stands at K, 'none', 'lock', 'readers', 'permits' or 'other'.
+--          Where K is free pttl is that of the first one's place.
+--
+-- Invariant: that of acquire. A place lapses by the server's time unless its attempt
+-- asks again, so whoever dies while he waits delays the others no longer than that;
+-- and it keeps its ticket until then. A request that is late takes no place.
+local attempt, place = ARGV[1], tonumber(ARGV[8])
+
+local function leave()
+  redis.call('ZREM', KEYS[4], attempt)
+  redis.call('ZREM', KEYS[5], attempt)
+end
+
+local kind, value = kindOf(KEYS[1]), ''
+if notSets(KEYS[4], KEYS[5]) then
+  return {'corrupt', 'queue', 0, now}
+end
+if kind == 'string' then
+  kind, value = 'lock', redis.call('GET', KEYS[1])
+  if string.sub(value, 1, #attempt) == attempt then
+    leave()
+    return {'again', tonumber(string.sub(value, #attempt + 1)), redis.call('PTTL', KEYS[1]), now}
+  end
+elseif kind ~= 'none' then
+  local mark = kind == 'zset' and markOf(KEYS[1])
+  kind = mark and string.match(mark, '%a+') or 'other'
+end
+
+local notAfter = tonumber(ARGV[3])
+if notAfter > 0 and now > notAfter then
+  return {'late', '', 0, now}
+end
+
+local head = foremost(KEYS[4], KEYS[5], attempt, ARGV[9])
+if kind ~= 'none' or head and head ~= attempt then
+  local ticket = redis.call('ZSCORE', KEYS[4], attempt)
+  if place > 0 then
+    if not ticket then
+      local last = redis.call('ZRANGE', KEYS[4], -1, -1, 'WITHSCORES')[2]
+      ticket = math.max(now, tonumber(last or 0) + 1)
+      redis.call('ZADD', KEYS[4], digits(ticket), attempt)
+    end
+    local till = math.max(tonumber(redis.call('ZSCORE', KEYS[5], attempt) or 0), ms + place)
+    redis.call('ZADD', KEYS[5], digits(till), attempt)
+    local last = redis.call('ZRANGE', KEYS[5], -1, -1, 'WITHSCORES')[2]
+    redis.call('PEXPIREAT', KEYS[4], last)
+    redis.call('PEXPIREAT', KEYS[5], last)
+  end
+  local ahead = redis.call('ZRANK', KEYS[4], attempt) or redis.call('ZCARD', KEYS[4])
+  local pttl = redis.call('PTTL', KEYS[1])
+  if kind == 'none' then
+    pttl = redis.call('ZSCORE', KEYS[5], head) - ms
+  end
+  return {'held', value, pttl, now, ahead, tonumber(ticket or 0), kind}
+end
+
+local fence, refusal = draw(KEYS[2], tonumber(ARGV[4]), tonumber(ARGV[5]))
+if not fence then
+  return refusal
+end
+local history = tonumber(ARGV[7])
+if history > 0 then
+  local found = kindOf(KEYS[3])
+  if found ~= 'none' and found ~= 'stream' then
+    return {'corrupt', 'history', 0, now}
+  end
+end
+
+redis.call('SET', KEYS[2], digits(fence), 'PX', ARGV[6])
+if history > 0 then
+  redis.call('XADD', KEYS[3], 'MAXLEN', history, '*',
+    'fence', digits(fence), 'holder', string.match(attempt, '^[^#]*'))
+  redis.call('PEXPIRE', KEYS[3], ARGV[6])
+end
+redis.call('SET', KEYS[1], attempt .. digits(fence), 'PX', ARGV[2])
+leave()
+return {'granted', fence, tonumber(ARGV[2]), now}
