@@ -29,9 +29,12 @@ if ARGV[4] == 'attempt' then
     end
   end
 end
-if redis.call('ZREM', KEYS[1], token) == 0 then
+local till = redis.call('ZSCORE', KEYS[1], token)
+if not till or till == 'inf' then
   return {'gone', ''}
 end
+
+redis.call('ZREM', KEYS[1], token)
 if redis.call('ZCOUNT', KEYS[1], '(' .. ms, '(inf') == 0 then
   redis.call('DEL', KEYS[1])
 else
