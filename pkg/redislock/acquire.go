@@ -75,7 +75,7 @@ type attempt struct {
 	prefix string // of the token
 
 	// place is for how long each refused try keeps its place in the lock's queue; 0 where
-	// it takes none. ticket is that of the place, once it is known.
+	// it takes none. ticket is that of the place; 0 while there is none, or none known.
 	place  time.Duration
 	ticket int64
 
@@ -262,6 +262,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(3))
+	a.noteTicket(r)
 	switch r.word() {
 	case "granted":
 		return a.granted(ctx, sent, cfg.lease, uint64(r.number(1)))

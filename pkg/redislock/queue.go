@@ -31,12 +31,19 @@ func (a *attempt) inQueue() (*redis.Script, []string, []any) {
 		[]any{milliseconds(a.place), wakeChannel(key)}
 }
 
-// standing adds to a refusal who comes before the caller, and notes its own place.
+// standing adds to a refusal who comes before the caller.
 func (a *attempt) standing(r reply, held *HeldError) error {
 	if a.cfg.fair || a.cfg.share != nil {
-		held.Ahead, a.ticket, held.Kind = int(r.number(4)), r.number(5), kindOf(r.text(6))
+		held.Ahead, held.Kind = int(r.number(4)), kindOf(r.text(6))
 	}
 	return held
+}
+
+// noteTicket notes the attempt's place, where the reply tells of it.
+func (a *attempt) noteTicket(r reply) {
+	if len(r) > 5 {
+		a.ticket = r.number(5)
+	}
 }
 
 // announced says that whoever is in the way is known to publish when he goes.

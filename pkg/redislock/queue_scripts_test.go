@@ -35,6 +35,7 @@ func TestQueuedScriptGrantsInOrderOfArrival(t *testing.T) {
 	s.Expect(granted.word()).To(Equal("granted"))
 	s.Expect(granted.number(1)).To(BeNumerically(">=", before))
 	s.expects(key, tokenOf(attemptNo(9), granted), about(time.Minute))
+	s.Expect(granted.number(5)).To(BeZero())
 	s.Expect(s.inQueue()).To(BeEmpty(), "who need not wait takes no place")
 
 	var tickets []int64
@@ -70,10 +71,11 @@ func TestQueuedScriptGrantsInOrderOfArrival(t *testing.T) {
 	s.Expect(newcomer.number(5)).To(BeZero(), "who does not wait takes no place")
 	s.Expect(s.inQueue()).To(HaveLen(3))
 
-	for _, n := range []int{3, 1, 2} {
+	for i, n := range []int{3, 1, 2} {
 		next := s.queued(attemptNo(n), tenSeconds)
 		s.Expect(next.word()).To(Equal("granted"))
 		s.Expect(next.number(1)).To(BeNumerically(">", granted.number(1)))
+		s.Expect(next.number(5)).To(Equal(tickets[i]))
 		granted = next
 		s.Expect(s.inQueue()).NotTo(ContainElement(attemptNo(n)), "its place is free")
 		s.Expect(s.rdb.Del(t.Context(), key).Err()).To(Succeed())

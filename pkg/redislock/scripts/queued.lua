@@ -11,8 +11,11 @@
 -- ARGV[9]  the channel on which waiters listen
 --
 -- Reply    as that of acquire, but
---          {'held', value, pttl, now, ahead, ticket, kind}
---          ahead: how many wait before the caller; ticket: the caller's, 0 for none;
+--          {'granted', fence, pttl, now, 0, ticket}
+--          {'again',   fence, pttl, now, 0, 0}
+--          {'held',    value, pttl, now, ahead, ticket, kind}
+--          ahead: how many wait before the caller; ticket: of the place that the caller
+--          has, or had until it was granted the lock; 0 for none;
 --          kind: what stands at K, 'none', 'lock', 'readers', 'permits' or 'other'.
 --          Where K is free pttl is that of the first one's place.
 --
@@ -34,7 +37,7 @@ if kind == 'string' then
   kind, value = 'lock', redis.call('GET', KEYS[1])
   if string.sub(value, 1, #attempt) == attempt then
     leave()
-    return {'again', tonumber(string.sub(value, #attempt + 1)), redis.call('PTTL', KEYS[1]), now}
+    return {'again', tonumber(string.sub(value, #attempt + 1)), redis.call('PTTL', KEYS[1]), now, 0, 0}
   end
 elseif kind ~= 'none' then
   local mark = kind == 'zset' and markOf(KEYS[1])
@@ -47,8 +50,8 @@ if notAfter > 0 and now > notAfter then
 end
 
 local head = foremost(KEYS[4], KEYS[5], attempt, ARGV[9])
+local ticket = redis.call('ZSCORE', KEYS[4], attempt)
 if kind ~= 'none' or head and head ~= attempt then
-  local ticket = redis.call('ZSCORE', KEYS[4], attempt)
   if place > 0 then
     if not ticket then
       local last = redis.call('ZRANGE', KEYS[4], -1, -1, 'WITHSCORES')[2]
@@ -89,4 +92,4 @@ if history > 0 then
 end
 redis.call('SET', KEYS[1], attempt .. digits(fence), 'PX', ARGV[2])
 leave()
-return {'granted', fence, tonumber(ARGV[2]), now}
+return {'granted', fence, tonumber(ARGV[2]), now, 0, tonumber(ticket or 0)}
