@@ -71,6 +71,77 @@ func ExampleWithWait() {
 	defer func() { _ = lock.Release(context.Background()) }()
 }
 
+// At most three at a time, over all processes.
+func ExampleClient_Semaphore() {
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	exports, err := client.Semaphore(redislock.Key("exports"), 3, redislock.WithWait())
+	if err != nil {
+		log.Fatal(err) // an argument is wrong; nothing was sent
+	}
+	permit, err := exports.Acquire(context.Background())
+	var limit *redislock.LimitError
+	if errors.As(err, &limit) {
+		log.Fatalf("another release of this program allows %d at a time", limit.Limit)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = permit.Release(context.Background()) }()
+	_ = bill(permit.Context(), "acme", permit.Fence()) // its context ends when the permit is lost
+}
+
+// Many read at a time, or one writes.
+func ExampleClient_RWLock() {
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	catalogue, err := client.RWLock(redislock.Key("catalogue"), redislock.WithWait())
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+
+	reader, err := catalogue.RLock(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Readers give back before they write: a writer waits for all readers.
+	if err := reader.Release(ctx); err != nil {
+		log.Print(err)
+	}
+
+	writer, err := catalogue.Lock(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = writer.Release(ctx) }()
+	_ = bill(writer.Context(), "acme", writer.Fence())
+}
+
+// Whoever came first gets the lock first, over all processes.
+func ExampleWithFair() {
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	lock, err := client.Acquire(context.Background(), redislock.Key("checkout", "last-ticket"),
+		redislock.WithFair(), redislock.WithWait(),
+		redislock.OnRefusal(func(err error) {
+			var held *redislock.HeldError
+			if errors.As(err, &held) {
+				log.Printf("%d are ahead", held.Ahead)
+			}
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = lock.Release(context.Background()) }()
+}
+
 // A table is a resource that checks fencing tokens: it remembers the highest it
 // has seen and refuses any lower one. In SQL that is
 //

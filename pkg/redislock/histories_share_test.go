@@ -198,7 +198,7 @@ func waitAtRandom(random *rand.Rand, acquire func(context.Context, ...LockOption
 
 func TestRandomHistoriesOfASemaphoreHaveNoMoreHoldersThanPermits(t *testing.T) {
 	t.Parallel()
-	const permits = 3
+	const permits = 2
 	r := visits(t, permits, func(c *Client, random *rand.Rand) visit {
 		if random.IntN(10) == 0 {
 			return visit{acquire: waitAtRandom(random, func(ctx context.Context, opts ...LockOption) (*Lock, error) {

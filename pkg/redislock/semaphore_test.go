@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redislock-operator/redislock-operator/test/proxy"
+	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
 func semaphore(t testing.TB, c *Client, permits int, opts ...LockOption) *Semaphore {
@@ -460,4 +461,30 @@ func TestBadSemaphoresAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		_, err := call(t.Context(), WithWait())
 		g.Expect(err).To(MatchError(ErrClosed), name)
 	}
+}
+
+func TestInspectTellsTheHolderWhereAnACLDeniesSortedSets(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := redisserver.Start(t, redisserver.Options{
+		UnixSocket: true,
+		Password:   "secret",
+		ACL:        []string{"user app on >app ~* &* +@all -@sortedset"},
+	})
+	all, few := dial(t, server.URL()), dial(t, server.UserURL("app", "app"))
+	l := mustAcquire(t, few, key, patient())
+	info, err := few.Inspect(t.Context(), key)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(info.Kind).To(Equal(KindLock))
+	g.Expect(info.Fence).To(Equal(l.Fence()))
+	g.Expect(l.Release(t.Context())).To(Succeed())
+
+	permit := get(t, semaphore(t, all, 2, patient()).TryAcquire)
+	info, err = few.Inspect(t.Context(), key)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(info.Status).To(Equal(Acquired))
+	g.Expect(info.Kind).To(Equal(KindOther))
+	_, err = semaphore(t, few, 2, patient(), WithWait()).Acquire(t.Context())
+	g.Expect(Refused(err)).To(BeTrue(), "%v", err)
+	g.Expect(permit.Release(t.Context())).To(Succeed())
 }

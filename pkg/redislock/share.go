@@ -87,9 +87,12 @@ type Holder struct {
 }
 
 // occupancy adds to info who shares the key and how many wait. It is a command of its
-// own, for the rights it needs are those of sorted sets only where there are any.
+// own: a server that refuses sorted sets to this client still tells who holds the lock.
 func (c *Client) occupancy(ctx context.Context, info *Info) error {
 	r, err := c.run(ctx, operationTimeout, occupancyScript, []string{info.Key, placesKey(info.Key)})
+	if Refused(err) {
+		r, err = reply{string(KindOther)}, nil
+	}
 	if err != nil {
 		return fmt.Errorf("redislock: inspect %q: %w", info.Key, err)
 	}
