@@ -65,6 +65,16 @@ func (rw *RWLock) RLock(ctx context.Context, opts ...LockOption) (*Lock, error) 
 	return rw.client.Acquire(ctx, rw.key, rw.reading(opts)...)
 }
 
+// WithLock runs fn under the write lock: see Client.WithLock.
+func (rw *RWLock) WithLock(ctx context.Context, fn func(context.Context, *Lock) error, opts ...LockOption) error {
+	return rw.client.WithLock(ctx, rw.key, fn, rw.writing(opts)...)
+}
+
+// WithRLock runs fn under a read lock: see Client.WithLock.
+func (rw *RWLock) WithRLock(ctx context.Context, fn func(context.Context, *Lock) error, opts ...LockOption) error {
+	return rw.client.WithLock(ctx, rw.key, fn, rw.reading(opts)...)
+}
+
 func (rw *RWLock) writing(opts []LockOption) []LockOption {
 	return append(slices.Concat(rw.opts, opts), WithFair())
 }

@@ -171,3 +171,28 @@ func TestAWriterIsWokenThoughAReaderOfItsProcessWaitsInFront(t *testing.T) {
 	g.Expect(l.Release(t.Context())).To(Succeed())
 	g.Eventually(reader, promptly).Should(Receive(BeNil()))
 }
+
+func TestWorkUnderAShareGivesItBack(t *testing.T) {
+	t.Parallel()
+	server := startRedis(t)
+	c := dial(t, server.URL())
+	rw := rwLock(t, c, patient())
+	s := semaphore(t, c, 1, patient())
+	for name, test := range map[string]struct {
+		run  func(context.Context, func(context.Context, *Lock) error, ...LockOption) error
+		kind Kind
+	}{
+		"permit": {s.WithPermit, KindSemaphore}, "read": {rw.WithRLock, KindReaders}, "write": {rw.WithLock, KindLock},
+	} {
+		g := within(t)
+		g.Expect(test.run(t.Context(), func(ctx context.Context, l *Lock) error {
+			info, err := c.Inspect(ctx, key)
+			g.Expect(info.Kind).To(Equal(test.kind), name)
+			g.Expect(l.IsHeld()).To(BeTrue())
+			return err
+		})).To(Succeed())
+		info, err := c.Inspect(t.Context(), key)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(info.Kind).To(Equal(KindNone), name)
+	}
+}

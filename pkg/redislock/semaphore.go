@@ -64,6 +64,11 @@ func (s *Semaphore) Acquire(ctx context.Context, opts ...LockOption) (*Lock, err
 	return s.client.Acquire(ctx, s.key, s.with(opts)...)
 }
 
+// WithPermit runs fn while it holds a permit: see Client.WithLock.
+func (s *Semaphore) WithPermit(ctx context.Context, fn func(context.Context, *Lock) error, opts ...LockOption) error {
+	return s.client.WithLock(ctx, s.key, fn, s.with(opts)...)
+}
+
 func (s *Semaphore) with(opts []LockOption) []LockOption {
 	permit := &share{kind: KindSemaphore, mark: fmt.Sprintf("~permits %d", s.permits), limit: s.permits}
 	return append(slices.Concat(s.opts, opts), func(c *lockConfig) { c.share = permit })
