@@ -82,8 +82,7 @@ func ExampleClient_Semaphore() {
 		log.Fatal(err) // an argument is wrong; nothing was sent
 	}
 	permit, err := exports.Acquire(context.Background())
-	var limit *redislock.LimitError
-	if errors.As(err, &limit) {
+	if limit, ok := errors.AsType[*redislock.LimitError](err); ok {
 		log.Fatalf("another release of this program allows %d at a time", limit.Limit)
 	}
 	if err != nil {
@@ -131,8 +130,7 @@ func ExampleWithFair() {
 	lock, err := client.Acquire(context.Background(), redislock.Key("checkout", "last-ticket"),
 		redislock.WithFair(), redislock.WithWait(),
 		redislock.OnRefusal(func(err error) {
-			var held *redislock.HeldError
-			if errors.As(err, &held) {
+			if held, ok := errors.AsType[*redislock.HeldError](err); ok {
 				log.Printf("%d are ahead", held.Ahead)
 			}
 		}))

@@ -39,7 +39,7 @@ func TestRWLockHasManyReadersOrOneWriter(t *testing.T) {
 	g.Expect(info.Permits).To(BeZero())
 
 	g.Expect(a.Release(t.Context())).To(Succeed())
-	refusal(t, other.TryLock)
+	turnedAway(t, other.TryLock)
 	g.Expect(b.Release(t.Context())).To(Succeed())
 	w := get(t, other.TryLock)
 	g.Expect(w.Fence()).To(BeNumerically(">", b.Fence()))
@@ -65,7 +65,7 @@ func TestRWLockExcludesOtherLocksAndIsExcluded(t *testing.T) {
 		_, err := c.TryAcquire(t.Context(), key, patient())
 		g.Expect(err).To(MatchError(ErrNotAcquired), name)
 		g.Expect(rdb.SetNX(t.Context(), key, "theirs", time.Minute).Val()).To(BeFalse(), name)
-		refusal(t, semaphore(t, c, 9).TryAcquire)
+		turnedAway(t, semaphore(t, c, 9).TryAcquire)
 		g.Expect(l.Release(t.Context())).To(Succeed())
 
 		g.Expect(rdb.SetNX(t.Context(), key, "theirs", time.Minute).Val()).To(BeTrue())
