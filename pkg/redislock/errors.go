@@ -64,7 +64,8 @@ type HeldError struct {
 	// be true.
 	Fence uint64
 	// TTL is how long the key still exists unless it is renewed; negative where it
-	// has no expiry.
+	// has no expiry. Where all permits of a semaphore are taken, it is that of the one
+	// that lapses first.
 	TTL time.Duration
 	// Value is what stands at the key; empty where it is no string. Treat it as a
 	// secret: it is the right to release.

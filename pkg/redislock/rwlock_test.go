@@ -196,3 +196,36 @@ func TestWorkUnderAShareGivesItBack(t *testing.T) {
 		g.Expect(info.Kind).To(Equal(KindNone), name)
 	}
 }
+
+func TestSharesAndQueuesWorkInACluster(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	_, cluster := startCluster(t, g, 2)
+	c := newClient(t, cluster)
+	for _, k := range []string{"lock:a", "lock:{a}", "b{a}", "lock:c", "lock:d"} {
+		s, err := c.Semaphore(k, 2, patient())
+		g.Expect(err).NotTo(HaveOccurred())
+		permit := get(t, s.TryAcquire)
+		fair := make(chan *Lock, 1)
+		go func() {
+			l, err := c.Acquire(t.Context(), k, patient(), WithFair(), WithWait())
+			if err != nil {
+				t.Error(err)
+			}
+			fair <- l
+		}()
+		g.Eventually(func() int {
+			info, err := c.Inspect(t.Context(), k)
+			if err != nil {
+				t.Error(err)
+			}
+			return info.Waiting
+		}).Should(Equal(1))
+		g.Expect(refusal(t, s.TryAcquire).Ahead).To(Equal(1), "%s: no permit is granted past who waits for the whole", k)
+		g.Expect(permit.Extend(t.Context(), time.Hour)).To(Succeed())
+		g.Expect(permit.Release(t.Context())).To(Succeed())
+		var l *Lock
+		g.Eventually(fair).Should(Receive(&l))
+		g.Expect(l.Release(t.Context())).To(Succeed())
+	}
+}

@@ -86,6 +86,7 @@ func TestEnterScriptGrantsUpToTheLimit(t *testing.T) {
 	s.lapse(key, tokenOf(attemptNo(1), first))
 	third := s.enter(attemptNo(3), "~permits 2")
 	s.Expect(third.word()).To(Equal("granted"), "who died holds no permit")
+	s.Expect(s.rdb.PTTL(t.Context(), key).Val()).To(about(4*time.Minute), "it expires no sooner for one that does")
 	s.Expect(s.grants()).To(ConsistOf(tokenOf(attemptNo(3), third), tokenOf(attemptNo(2), second)))
 	s.lapse(key, tokenOf(attemptNo(3), third))
 	s.Expect(s.enter(attemptNo(3), "~permits 2").number(1)).To(BeNumerically(">", third.number(1)), "what lapsed is not granted again")

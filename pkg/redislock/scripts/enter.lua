@@ -39,11 +39,11 @@ if kind ~= 'none' then
     return {'held', '', redis.call('PTTL', KEYS[1]), now, 0, 0, 'other'}
   end
   kind = string.match(mark, '%a+')
-  local grants = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. digits(ms), '(inf', 'WITHSCORES')
-  live = #grants / 2
-  for i = 1, #grants, 2 do
-    if string.sub(grants[i], 1, #attempt) == attempt then
-      return {'again', tonumber(string.sub(grants[i], #attempt + 1)), grants[i + 1] - ms, now}
+  local grants = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. digits(ms), '(inf')
+  live = #grants
+  for _, token in ipairs(grants) do
+    if string.sub(token, 1, #attempt) == attempt then
+      return {'again', tonumber(string.sub(token, #attempt + 1)), redis.call('ZSCORE', KEYS[1], token) - ms, now}
     end
   end
   if live > 0 and mark ~= ARGV[8] then
@@ -53,7 +53,7 @@ if kind ~= 'none' then
     return {'held', '', redis.call('PTTL', KEYS[1]), now, 0, 0, kind}
   end
   if limit > 0 and live >= limit then
-    return {'held', '', grants[2] - ms, now, 0, 0, kind}
+    return {'held', '', redis.call('ZSCORE', KEYS[1], grants[1]) - ms, now, 0, 0, kind}
   end
 end
 
