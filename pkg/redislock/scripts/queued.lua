@@ -24,11 +24,6 @@
 -- and it keeps its ticket until then. A request that is late takes no place.
 local attempt, place = ARGV[1], tonumber(ARGV[8])
 
-local function leave()
-  redis.call('ZREM', KEYS[4], attempt)
-  redis.call('ZREM', KEYS[5], attempt)
-end
-
 local kind, value = kindOf(KEYS[1]), ''
 if notSets(KEYS[4], KEYS[5]) then
   return {'corrupt', 'queue', 0, now}
@@ -36,7 +31,6 @@ end
 if kind == 'string' then
   kind, value = 'lock', redis.call('GET', KEYS[1])
   if string.sub(value, 1, #attempt) == attempt then
-    leave()
     return {'again', tonumber(string.sub(value, #attempt + 1)), redis.call('PTTL', KEYS[1]), now, 0, 0}
   end
 elseif kind ~= 'none' then
@@ -91,5 +85,6 @@ if history > 0 then
   redis.call('PEXPIRE', KEYS[3], ARGV[6])
 end
 redis.call('SET', KEYS[1], attempt .. digits(fence), 'PX', ARGV[2])
-leave()
+redis.call('ZREM', KEYS[4], attempt)
+redis.call('ZREM', KEYS[5], attempt)
 return {'granted', fence, tonumber(ARGV[2]), now, 0, tonumber(ticket or 0)}
