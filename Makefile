@@ -105,6 +105,10 @@ test: redis controlplane ## Run all tests (some: TEST_PKGS, TEST_ARGS).
 test-e2e: redis controlplane ## Run the tests with whole clusters only (TEST_ARGS).
 	$(GO) test -race -p=1 -timeout=30m -v ./test/e2e/... ./test/realnode/... $(TEST_ARGS)
 
+.PHONY: test-interop
+test-interop: redis ## Have locks of other libraries and languages contend with ours; "make test" does so too (TEST_ARGS).
+	GO='$(GO)' hack/test-interop.sh $(TEST_ARGS)
+
 .PHONY: test-chaos
 test-chaos: redis controlplane ## Break things in three clusters for 25 minutes and judge (CHAOS_SEED, CHAOS_DURATION, CHAOS_CLUSTERS).
 	$(GO) run ./test/chaos/cmd/chaos

@@ -24,6 +24,9 @@ func (r *RedisLockReconciler) orphans(ctx context.Context, lock types.Namespaced
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	if !r.Leads() { // asked when they are listed: see hold
+		return ctrl.Result{RequeueAfter: unsurePause}, nil
+	}
 	var errs []error
 	stopping := false
 	for _, job := range jobs {

@@ -110,7 +110,11 @@ func (g *guarding) list(ctx context.Context) error {
 	}
 	g.jobs = g.jobs[:0]
 	for _, job := range jobs {
-		g.jobs = append(g.jobs, guard.NewJob(job, g.cronJobs))
+		j := guard.NewJob(job, g.cronJobs)
+		if j.Phase == guard.Waiting && j.Fence != 0 {
+			j.Stopped = g.memory.of(g.object()).stopped(job.UID, j.Fence)
+		}
+		g.jobs = append(g.jobs, j)
 	}
 	return nil
 }
@@ -130,6 +134,9 @@ func (g *guarding) decide(runs *redislock.Runs) {
 		if blind := g.blindFor(); blind > 0 {
 			g.soon(blind)
 		}
+	}
+	if !g.Leads() {
+		g.soon(unsurePause)
 	}
 }
 
@@ -172,9 +179,13 @@ func (g *guarding) needsRuns() bool {
 	return len(g.jobs) > 0 || len(g.cronJobs) > 0 || g.terms.Exclusive || !g.admit || g.giveUp
 }
 
-// hold is how the lock is held at the moment.
+// hold is how the lock is held at the moment. Whether this manager leads is asked here,
+// for the Jobs have been listed by now: what a successor let go was so after it had
+// taken over, and that this manager does not hold the lock says nothing about that.
 func (g *guarding) hold() guard.Hold {
 	switch {
+	case !g.Leads():
+		return guard.Hold{Why: "this manager has to see whether it still leads those of its cluster"}
 	case g.problem != nil:
 		return guard.Hold{Known: true, Why: g.problem.message}
 	case g.running == nil:

@@ -28,17 +28,11 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 	if grant == nil {
 		return false, nil
 	}
-	if g.terms.Exclusive && g.running.Observe().Adopted && g.memory.of(g.object()).served() != grant.Fence() {
-		// The process before us may have recorded the end of a Job that somebody deleted,
-		// and whose pods are still ending.
-		live, err := g.livePods(ctx, g.object())
-		if err != nil {
-			return false, err
-		}
-		if live != "" {
-			g.soon(time.Second)
-			return false, nil
-		}
+	if live, err := g.mayLive(ctx, grant, job); err != nil {
+		return false, err
+	} else if live != "" {
+		g.soon(time.Second)
+		return false, nil
 	}
 	hold := g.hold()
 	if !hold.Fresh {
@@ -105,6 +99,19 @@ func (g *guarding) letGo(ctx context.Context, job *guard.Job) (bool, error) {
 	return false, err
 }
 
+// mayLive names a pod that still lives of an earlier run, where there may be one: the
+// process before us may have recorded the end of a Job that somebody deleted, and of a
+// Job that was stopped soon after it was let go the status may say nothing yet.
+func (g *guarding) mayLive(ctx context.Context, grant *redislock.Lock, job *guard.Job) (string, error) {
+	switch {
+	case g.terms.Exclusive && (job.Fence != 0 || g.running.Observe().Adopted && g.memory.of(g.object()).served() != grant.Fence()):
+		return g.livePods(ctx, g.object())
+	case job.Fence != 0:
+		return g.livePodsWith(ctx, job.Namespace, client.MatchingLabels{batchv1.ControllerUidLabel: string(job.UID)})
+	}
+	return "", nil
+}
+
 // templateFrozen: the Job ran before, and this API server does not let the template
 // of such a Job change, so its pods could not learn the run's fencing token.
 func templateFrozen(err error) bool {
@@ -145,7 +152,11 @@ func (g *guarding) extend(ctx context.Context, step *guard.Step) error {
 	if grant == nil {
 		return nil
 	}
-	if err := grant.Cover(ctx, guard.Cover(step.Job.Job, g.hold().Window)); err != nil {
+	hold := g.hold()
+	if !hold.Held {
+		return nil // the next look sees why
+	}
+	if err := grant.Cover(ctx, guard.Cover(step.Job.Job, hold.Window)); err != nil {
 		if errors.Is(err, redislock.ErrLost) {
 			return nil // the campaign tells
 		}

@@ -46,6 +46,9 @@ type memory struct {
 	last    v1alpha1.RedisLockStatus
 	uid     types.UID
 	version string
+	// stops is since when Jobs are seen to wait that ran before, by their last run. Who
+	// forgets it has them wait a little longer.
+	stops map[types.UID]stop
 	// unsettled is since when the counts in the status are not up to date.
 	unsettled time.Time
 }
@@ -54,6 +57,11 @@ type memory struct {
 type topic struct {
 	about types.UID
 	of    EventReason
+}
+
+type stop struct {
+	fence uint64
+	at    time.Time
 }
 
 // yield is when a lock was given back last, and which grant of it.
@@ -68,6 +76,19 @@ func (m *memory) ranUnder(grant uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.grant = max(m.grant, grant)
+}
+
+// stopped is since when a Job is seen to wait that ran with a fencing token.
+func (m *memory) stopped(job types.UID, fence uint64) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stops == nil {
+		m.stops = map[types.UID]stop{}
+	}
+	if m.stops[job].fence != fence {
+		m.stops[job] = stop{fence, time.Now()}
+	}
+	return m.stops[job].at
 }
 
 // served is the last grant under which a run has ended.
@@ -136,9 +157,10 @@ func (m *memory) first(about types.UID, of EventReason, what string) bool {
 	return !known || before != what
 }
 
-// only forgets what was told of objects that are no more.
+// only forgets objects that are no more.
 func (m *memory) only(there map[types.UID]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	maps.DeleteFunc(m.told, func(t topic, _ string) bool { return !there[t.about] })
+	maps.DeleteFunc(m.stops, func(job types.UID, _ stop) bool { return !there[job] })
 }

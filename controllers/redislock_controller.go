@@ -35,6 +35,8 @@ const (
 	// releaseRetry is the pause between two tries to give back the lock of an object
 	// that is being deleted.
 	releaseRetry = time.Second
+	// unsurePause is until a manager asks again whether it leads.
+	unsurePause = 500 * time.Millisecond
 	// longestBackoff bounds the pause after an error: leases are counted in seconds.
 	longestBackoff = 15 * time.Second
 	// concurrentReconciles is generous, for a reconcile only waits for API servers:
@@ -52,6 +54,9 @@ type RedisLockReconciler struct {
 	Config    config.Config
 	Stores    *stores.Stores
 	Campaigns *campaign.Registry
+	// Leads says, asking nobody, that no other manager of this cluster can lead by now.
+	// One that was paused may go on for a while beside its successor.
+	Leads func() bool
 	// ClusterUID is what this cluster is known by in Redis.
 	ClusterUID string
 	// Namespace is the operator's own.
@@ -152,6 +157,9 @@ func (r *RedisLockReconciler) watchStores(ctx context.Context, queue workqueue.T
 // Reconcile reads, has the campaign run, sees to the Jobs under the lock, and writes
 // the status if it has changed.
 func (r *RedisLockReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	if !r.Leads() {
+		return ctrl.Result{RequeueAfter: unsurePause}, nil
+	}
 	lock := &v1alpha1.RedisLock{}
 	if err := r.Get(ctx, req.NamespacedName, lock); err != nil {
 		if client.IgnoreNotFound(err) != nil {

@@ -32,6 +32,7 @@ trap 'exit 130' INT TERM
 rc=0
 specs=$("$go" list "$specs")
 "$go" list ./... | grep -vxF "$specs" | xargs "$go" test -race -timeout=30m || rc=1
+GO="$go" hack/test-interop.sh || rc=1
 wait "$running" || rc=1
 printf '\n%s, in two processes:\n' "$specs"
 cat "$log"

@@ -160,9 +160,10 @@ func run(ctx context.Context, o options) error {
 	}
 
 	list := stores.New(cfg)
-	leads := election.Leads
+	leads, sure := election.Leads, election.Sure
 	if !o.leaderElect {
 		leads = func(context.Context) (bool, error) { return true, nil }
+		sure = func() bool { return true }
 	}
 	campaigns := campaign.NewRegistry(leads, log.WithName("campaign"))
 	// Leases are left behind before the manager's own is given up, so that the next
@@ -179,7 +180,7 @@ func run(ctx context.Context, o options) error {
 	checker := policies.New(mgr.GetClient(), election.Namespace(), log.WithName("policies"))
 	reconciler := &controllers.RedisLockReconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("redislock-operator"),
-		Config: cfg, Stores: list, Campaigns: campaigns, ClusterUID: uid, Namespace: election.Namespace(), Unguarded: checker.Recheck,
+		Config: cfg, Stores: list, Campaigns: campaigns, Leads: sure, ClusterUID: uid, Namespace: election.Namespace(), Unguarded: checker.Recheck,
 	}
 	for _, err := range []error{
 		reconciler.SetupWithManager(mgr),

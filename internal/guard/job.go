@@ -43,6 +43,8 @@ type Job struct {
 	// Fence is the fencing token of the run for which it was let go last, and Grant
 	// that of the grant; 0 while it never was.
 	Fence, Grant uint64
+	// Stopped is since when it is seen to wait after a run; zero where it did not run.
+	Stopped time.Time
 	// Lost: the operator deletes it because its lease was lost.
 	Lost bool
 }

@@ -12,6 +12,11 @@ import (
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
+// settling is for how long a Job that was stopped waits before it is let go again. If it
+// was stopped soon after it was let go, its controller may have taken in neither: the
+// status is that of before, and a pod is about to be made.
+const settling = coverMargin
+
 // mayStart says whether new runs may begin here at all.
 func (p *planner) mayStart() bool {
 	return p.Hold.Held && p.Admit && !p.Now.Before(p.Hold.QuietUntil)
@@ -72,6 +77,9 @@ func (p *planner) letGo(candidates []*Job) {
 			p.Waits[job.UID] = "the lock is given back after each run, and is to be taken again"
 		case p.blocked(job):
 			p.Waits[job.UID] = "the run of its tick that was lost is still to be recorded as such"
+		case p.Now.Before(job.Stopped.Add(settling)):
+			p.Waits[job.UID] = "it was stopped a moment ago, and Kubernetes may not have taken that in"
+			p.again(job.Stopped.Add(settling))
 		case mine && p.spent(job, active):
 			p.Waits[job.UID] = "a run of it may have had its fencing token already, and it is to get a new one"
 		case !p.Hold.Fresh:

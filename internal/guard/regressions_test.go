@@ -202,3 +202,32 @@ func TestAnIntervalHasNoTicks(t *testing.T) {
 	c := newCronJob("report", func(c *batchv1.CronJob) { c.Spec.Schedule = "@every 5m" })
 	g.Expect(LatestTick(c, now)).To(BeZero(), "it counts from when it is asked, so each look would find another")
 }
+
+func TestAJobThatWasStoppedSettlesBeforeItIsLetGoAgain(t *testing.T) {
+	t.Parallel()
+	c := newCronJob("report")
+	job := tickJob(c, tick, ran(90, 80))
+	for name, test := range map[string]struct {
+		stopped time.Duration // ago
+		want    []Kind
+		next    time.Time
+	}{
+		"just now":          {0, []Kind{}, now.Add(settling)},
+		"not long ago":      {settling - time.Second, []Kind{}, now.Add(time.Second)},
+		"long enough ago":   {settling, []Kind{LetGo}, time.Time{}},
+		"nobody knows when": {-1, []Kind{LetGo}, time.Time{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := NewWithT(t)
+			in := onDemand(cronJobs(c), jobs(job), record(tick, redislock.TickOpen, 90, 80, Claimant(here, job), ""))
+			if test.stopped >= 0 {
+				in.Jobs[0].Stopped = now.Add(-test.stopped)
+			}
+			plan := Decide(in)
+			g.Expect(kinds(plan)).To(Equal(test.want))
+			g.Expect(plan.Next).To(BeTemporally("==", test.next), "next look")
+			g.Expect(plan.Compete).To(BeTrue(), "it wants the lock meanwhile")
+		})
+	}
+}

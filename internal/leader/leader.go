@@ -40,6 +40,7 @@ const (
 type Election struct {
 	Lock resourcelock.Interface
 
+	term      *term
 	leases    coordinationv1.LeasesGetter
 	namespace string
 }
@@ -64,11 +65,17 @@ func New(cfg *rest.Config, namespace string) (*Election, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up leader election: %w", err)
 	}
-	return &Election{Lock: lock, leases: clientset.CoordinationV1(), namespace: namespace}, nil
+	t := &term{Interface: lock}
+	return &Election{Lock: t, term: t, leases: clientset.CoordinationV1(), namespace: namespace}, nil
 }
 
 // Namespace is that of the Lease: the one that was given, or the pod's.
 func (e *Election) Namespace() string { return e.namespace }
+
+// Sure says, asking nobody, that no other process of this cluster can lead by now. One
+// that was paused takes itself for the leader for RenewDeadline after it goes on,
+// though another may have followed: client-go goes on trying to renew.
+func (e *Election) Sure() bool { return e.term.sure(time.Now()) }
 
 // Leads asks the API server, live, whether this process is the leader.
 func (e *Election) Leads(ctx context.Context) (bool, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -27,7 +28,7 @@ func (c *Client) TryAcquire(ctx context.Context, key string, opts ...LockOption)
 		return nil, err
 	}
 	l, err := a.try(ctx)
-	return l, a.end(err)
+	return l, a.end(ctx, err)
 }
 
 // Acquire tries several times (WithRetry), or waits until the lock is free or ctx
@@ -41,8 +42,8 @@ func (c *Client) Acquire(ctx context.Context, key string, opts ...LockOption) (*
 	if err != nil {
 		return nil, err
 	}
-	l, err := a.repeat(ctx)
-	return l, a.end(err)
+	l, err := a.persist(ctx)
+	return l, a.end(ctx, err)
 }
 
 // WithLock runs fn under the lock and releases it, whether fn returns or panics.
@@ -73,6 +74,11 @@ type attempt struct {
 	cfg    *lockConfig
 	token  token
 	prefix string // of the token
+	plain  string // the token without a fence, where it was asked for
+	expiry int64  // ms
+	joint  *Locks // what the lock will be a part of; nil where it stands alone
+
+	began time.Time // where there is an observer
 
 	// place is for how long each refused try keeps its place in the lock's queue; 0 where
 	// it takes none. ticket is that of the place; 0 while there is none, or none known.
@@ -93,11 +99,24 @@ func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
 		return nil, ErrClosed
 	}
 	t := c.nextToken(cfg.identity)
-	return &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}, nil
+	a := &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}
+	if c.observer.Acquired != nil {
+		a.began = c.clock.now().t
+	}
+	return a, nil
 }
 
-// end cleans up after an attempt that comes back without a lock.
-func (a *attempt) end(err error) error {
+// value is what stands at the key once the attempt is granted.
+func (a *attempt) value(fence uint64) string {
+	if fence == 0 && a.plain != "" {
+		return a.plain
+	}
+	return a.prefix + strconv.FormatUint(fence, 10)
+}
+
+// end cleans up after an attempt that comes back without a lock, and returns what
+// its caller is told.
+func (a *attempt) end(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 	case a.stray.span > 0:
@@ -105,40 +124,62 @@ func (a *attempt) end(err error) error {
 	case a.ticket > 0:
 		a.leaveQueue()
 	}
+	err = a.cfg.inWords(err)
+	if acquired := a.c.observer.Acquired; acquired != nil {
+		acquired(ctx, a.key, a.c.clock.now().t.Sub(a.began), err)
+	}
 	return err
 }
 
-func (a *attempt) repeat(ctx context.Context) (*Lock, error) {
-	if a.cfg.wait {
-		return a.wait(ctx)
+func (a *attempt) persist(ctx context.Context) (*Lock, error) {
+	if a.cfg.fair && a.cfg.wait {
+		a.place = a.cfg.placeSpan()
 	}
+	return persist(ctx, a.c, a.cfg, a.key, a)
+}
+
+// A trier is an attempt at a Lock or at Locks.
+type trier[T any] interface {
+	try(context.Context) (T, error)
+	// join has it stand among those who wait for a key.
+	join(key string) *waiter
+	// pause is how long it sleeps after a try that failed, if nobody wakes it, instead of
+	// the usual.
+	pause(w *waiter, failure error, usual time.Duration) time.Duration
+}
+
+// persist has a try as often or for as long as cfg says. key is what it waits for
+// where the refusal does not name another.
+func persist[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, a trier[T]) (T, error) {
+	if cfg.wait {
+		return await(ctx, c, cfg, key, a)
+	}
+	var none T
 	for n := 1; ; n++ {
 		l, err := a.try(ctx)
 		if err == nil {
 			return l, nil
 		}
-		a.refused(err)
-		if n == a.cfg.attempts || !retryable(err) {
-			return nil, err
+		cfg.refused(err)
+		if n == cfg.attempts || !retryable(err) {
+			return none, err
 		}
 		if ended := ctx.Err(); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+			return none, gaveUp(key, ended, err)
 		}
-		timer, stop := a.c.clock.timer(a.cfg.delay)
+		timer, stop := c.clock.timer(cfg.pause(n, c.jitter))
 		select {
 		case <-timer:
 		case <-ctx.Done():
 			stop()
-			return nil, gaveUp(a.key, ctx.Err(), err)
+			return none, gaveUp(key, ctx.Err(), err)
 		}
 	}
 }
 
-func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
+func await[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, a trier[T]) (l T, err error) {
+	var none T
 	backoff := firstBackoff
-	if a.cfg.fair {
-		a.place = a.cfg.placeSpan()
-	}
 	var w *waiter
 	defer func() {
 		if w != nil {
@@ -151,31 +192,38 @@ func (a *attempt) wait(ctx context.Context) (l *Lock, err error) {
 			return l, nil
 		}
 		if ended := ctx.Err(); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+			return none, gaveUp(key, ended, err)
 		}
-		a.refused(err)
+		cfg.refused(err)
 		if !retryable(err) {
-			return nil, err
+			return none, err
+		}
+		// Of several keys another may be in the way than before.
+		if held, ok := errors.AsType[*HeldError](err); ok && held.Key != key {
+			key = held.Key
+			if w != nil {
+				w.leave(false)
+				w = nil
+			}
 		}
 		if w == nil {
-			w = a.join()
+			w = a.join(key)
 		}
-		w.setTicket(a.ticket)
 		pause := backoff
 		if errors.Is(err, ErrNotAcquired) {
-			pause, backoff = a.pauseInQueue(err, pauseAfter(err, w.pushed())), firstBackoff
+			pause, backoff = pauseAfter(err, w.pushed()), firstBackoff
 		} else {
 			backoff = min(2*backoff, longestBackoff)
 		}
-		if ended := w.wait(ctx, a.c.clock.now().t.Add(pause)); ended != nil {
-			return nil, gaveUp(a.key, ended, err)
+		if ended := w.wait(ctx, c.clock.now().t.Add(a.pause(w, err, pause))); ended != nil {
+			return none, gaveUp(key, ended, err)
 		}
 	}
 }
 
-func (a *attempt) refused(err error) {
-	if a.cfg.onRefusal != nil {
-		a.cfg.onRefusal(err)
+func (cfg *lockConfig) refused(err error) {
+	if cfg.onRefusal != nil {
+		cfg.onRefusal(err)
 	}
 }
 
@@ -249,21 +297,22 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		return nil, &QuarantineError{Key: a.key, Seen: known.quarantined, Stored: known.found, Remaining: left}
 	}
 	seen := max(known.seen, cfg.seen)
-	script, keys, more := acquireScript, []string{a.key, fenceKey(a.key), historyKey(a.key)}, []any(nil)
-	if cfg.fair || cfg.share != nil {
-		script, keys, more = a.inQueue()
-	}
-	args := []any{
+	script, keys, more := a.request()
+	args := append([]any{
 		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent) + timeout.Microseconds(),
-		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history,
-	}
-	r, err := c.run(ctx, timeout, script, keys, append(args, more...)...)
+		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata,
+	}, more...)
+	r, err := c.run(ctx, timeout, script, keys, args...)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(3))
 	a.noteTicket(r)
-	switch r.word() {
+	word := r.word()
+	if (word == "granted" || word == "again") && r.number(1) <= 0 {
+		word = "" // a grant without a fence is none
+	}
+	switch word {
 	case "granted":
 		return a.granted(ctx, sent, cfg.lease, uint64(r.number(1)))
 	case "again":
@@ -271,9 +320,11 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		// counts, the delay excepted.
 		return a.granted(ctx, sent, min(cfg.lease, r.duration(2)-cfg.lockDelay), uint64(r.number(1)))
 	case "held":
-		return nil, a.standing(r, a.held(r.text(1), r.duration(2), r.number(3)))
+		return nil, a.inTheWay(r)
 	case "limit":
-		return nil, &LimitError{Key: a.key, Limit: int(r.number(1)), Asked: cfg.share.limit}
+		if cfg.share != nil {
+			return nil, &LimitError{Key: a.key, Limit: int(r.number(1)), Asked: cfg.share.limit}
+		}
 	case "late":
 		return nil, a.wrap(errLate)
 	case "corrupt":
@@ -294,32 +345,28 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 	c, cfg := a.c, a.cfg
 	timeout := cfg.operationTimeout()
 	sent := c.clock.now()
-	value := a.token.String()
-	set, err := bounded(ctx, timeout, func(ctx context.Context) (bool, error) {
-		err := c.rdb.SetArgs(ctx, a.key, value, redis.SetArgs{Mode: "NX", TTL: cfg.expiry()}).Err()
-		if errors.Is(err, redis.Nil) {
-			return false, nil
-		}
-		return err == nil, err
-	})
-	if err != nil {
-		return nil, a.unheard(sent, timeout, err)
-	}
-	if set {
+	a.plain = a.value(0)
+	a.expiry = milliseconds(cfg.expiry())
+	set := newCommand(ctx, timeout)
+	set.cmd = redis.NewStatusCmd(set, append(set.args[:0], "set", &a.key, &a.plain, "nx", "px", &a.expiry)...)
+	switch err := c.line.do(set); {
+	case err == nil:
 		return a.granted(ctx, sent, cfg.lease, 0)
+	case !errors.Is(err, redis.Nil):
+		return nil, a.unheard(sent, timeout, err)
 	}
 	asked := c.clock.now()
-	r, err := c.run(ctx, timeout, inspectScript, []string{a.key, fenceKey(a.key)})
+	r, err := c.run(ctx, timeout, inspectScript, []string{a.key, fenceKey(a.key), metadataKey(a.key)})
 	if err != nil {
 		return nil, a.unheard(sent, timeout, err)
 	}
-	if r.text(1) == value {
+	if r.text(1) == a.plain {
 		return a.granted(ctx, asked, min(cfg.lease, r.duration(2)-cfg.lockDelay), 0)
 	}
 	if r.word() == "none" {
 		return nil, &HeldError{Key: a.key} // it was, a moment ago
 	}
-	return nil, a.held(r.text(1), r.duration(2), r.number(4))
+	return nil, a.held(r.text(1), r.duration(2), r.number(4), r.text(5))
 }
 
 // unheard notes that a try was sent which may be granted all the same, until the
@@ -336,13 +383,14 @@ func (a *attempt) unheard(sent instant, void time.Duration, err error) error {
 func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration, fence uint64) (*Lock, error) {
 	t := a.token
 	t.fence = fence
+	value := a.value(fence)
 	if plausible(fence, a.c.server.micros(sent)) {
 		a.c.memory.saw(a.key, fence)
 	}
 	l := &Lock{
-		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: t.String(),
+		client: a.c, key: a.key, cfg: a.cfg, base: ctx, token: t, value: value,
 		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
-		renewer: a.c.renewers.of(ctx, a.key),
+		renewer: a.c.renewers.of(ctx, a.key), joint: a.joint,
 	}
 	if l.valid.remaining(a.c.clock.now()) <= 0 {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), errLate)
@@ -354,7 +402,7 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 	return l, nil
 }
 
-func (a *attempt) held(value string, ttl time.Duration, serverMicros int64) *HeldError {
+func (a *attempt) held(value string, ttl time.Duration, serverMicros int64, metadata string) *HeldError {
 	err := &HeldError{Key: a.key, TTL: ttl, Value: value}
 	if ttl < 0 {
 		err.TTL = -1
@@ -364,7 +412,7 @@ func (a *attempt) held(value string, ttl time.Duration, serverMicros int64) *Hel
 	}
 	fence := a.c.witness(a.key, value, serverMicros)
 	if t, ok := parseToken(value); ok {
-		err.Holder, err.Fence = t.identity, fence
+		err.Holder, err.Fence, err.Metadata = t.identity, fence, metadataOf(metadata, fence)
 	}
 	return err
 }
@@ -430,7 +478,7 @@ func (c *Client) reclaim(key, prefix string, stray validity, cfg *lockConfig) {
 // giveBack releases until Redis has answered or the key has expired by itself.
 func (c *Client) giveBack(cfg *lockConfig, key, value, mode string, rest time.Duration, until validity) {
 	for until.remaining(c.clock.now()) > 0 && c.life.Err() == nil {
-		if _, err := c.sendRelease(c.life, reclaimInterval*10, cfg, key, value, mode, rest); err == nil || Refused(err) {
+		if _, err := c.sendRelease(c.life, reclaimInterval*10, cfg, key, &value, mode, rest); err == nil || Refused(err) {
 			return
 		}
 		timer, stop := c.clock.timer(reclaimInterval)
@@ -442,7 +490,7 @@ func (c *Client) giveBack(cfg *lockConfig, key, value, mode string, rest time.Du
 	}
 }
 
-func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, cfg *lockConfig, key, value, mode string, rest time.Duration) (reply, error) {
+func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, cfg *lockConfig, key string, value *string, mode any, rest time.Duration) (reply, error) {
 	if cfg.fair && mode == "attempt" {
 		return c.run(ctx, timeout, abandonScript, []string{key, queueKey(key), placesKey(key)}, value, wakeChannel(key))
 	}

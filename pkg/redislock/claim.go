@@ -132,6 +132,9 @@ func (l *Lock) claim(ctx context.Context, req ClaimRequest) (Claim, error) {
 	c.server.learn(sent, c.clock.now(), r.number(3))
 	switch kind := ClaimKind(r.word()); kind {
 	case ClaimNew, ClaimAgain, ClaimSuperseding:
+		if r.number(1) <= 0 {
+			return Claim{}, r.unexpected("claim", l.key) // a claim without a fence is none
+		}
 		claim := Claim{Fence: uint64(r.number(1)), Kind: kind}
 		c.memory.saw(l.key, claim.Fence)
 		return claim, l.over(c.clock.now())
@@ -177,7 +180,7 @@ func (l *Lock) notClaimed(run Run, r reply) error {
 
 // runPatiently is run for a script of several keys: while a Cluster moves their
 // slot they may stand on two nodes for a moment, and it says TRYAGAIN.
-func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *redis.Script, keys []string, args ...any) (reply, error) {
+func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *script, keys []string, args ...any) (reply, error) {
 	started := c.clock.now()
 	var moving error
 	for {

@@ -2,13 +2,15 @@ package redislock
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"encoding/hex"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -17,11 +19,13 @@ import (
 // wants one for each Redis, for renewals and waiters are shared within it.
 type Client struct {
 	rdb      redis.UniversalClient
+	line     *line
 	clock    clock
 	identity string
 	nonce    string
 	sequence atomic.Uint64
 	observer Observer
+	jitter   func(time.Duration) time.Duration // a random time below its argument
 
 	server   serverTime
 	memory   memory
@@ -37,6 +41,13 @@ type Client struct {
 }
 
 // New returns a Client for a Redis. It sends nothing yet, and does not close rdb.
+//
+// rdb should have redis.Options.ContextTimeoutEnabled set. Without it, or where rdb is
+// neither a *redis.Client nor a *redis.ClusterClient, each command needs a goroutine,
+// to be given up on when it takes too long, which about doubles its cost. With it, a
+// call whose command is under way when its context is cancelled returns at the answer
+// or when its time is over (a sixth of the lease, at most 5 s); a context's deadline is
+// kept either way.
 func New(rdb redis.UniversalClient, opts ...Option) (*Client, error) {
 	if isNil(rdb) {
 		return nil, invalid("client", "nil", "is no connection to Redis")
@@ -44,7 +55,7 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Client, error) {
 	if _, ok := rdb.(*redis.Ring); ok {
 		return nil, invalid("client", "*redis.Ring", "is not supported: its shards move without a handover")
 	}
-	c := &Client{rdb: rdb, clock: systemClock{}, identity: hostIdentity(), nonce: newNonce()}
+	c := &Client{rdb: rdb, line: newLine(rdb), clock: systemClock{}, jitter: rand.N[time.Duration], identity: hostIdentity(), nonce: newNonce()}
 	for _, opt := range opts {
 		opt(c)
 	}
@@ -86,7 +97,7 @@ func hostIdentity() string {
 
 func newNonce() string {
 	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read crashes the program instead
+	_, _ = cryptorand.Read(b[:]) // never fails: crypto/rand.Read crashes the program instead
 	return hex.EncodeToString(b[:])
 }
 

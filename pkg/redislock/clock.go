@@ -27,7 +27,18 @@ type systemClock struct{}
 
 func (systemClock) now() instant {
 	t := time.Now()
-	return instant{t: t, wall: time.Duration(t.UnixNano()), boot: bootTime()}
+	wall := time.Duration(t.UnixNano())
+	if bubbled(t) {
+		return instant{t: t, wall: wall, boot: wall}
+	}
+	return instant{t: t, wall: wall, boot: bootTime()}
+}
+
+// bubbled says whether t was told inside a testing/synctest bubble, where time
+// stands still until everybody waits for it: the machine's own clocks go on. Only
+// there time.Now has no monotonic reading, which Round removes.
+func bubbled(t time.Time) bool {
+	return t == t.Round(0) //nolint:staticcheck // Equal would not see the monotonic reading
 }
 
 func (systemClock) timer(d time.Duration) (<-chan time.Time, func()) {

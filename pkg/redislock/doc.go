@@ -31,6 +31,17 @@
 // remembers a higher one than Redis waits a whole expiry before it acquires
 // (QuarantineError), since somebody whom Redis forgot may still hold the lock.
 //
+// # Refusals
+//
+// That somebody else has the lock is an ErrNotAcquired, which says who in a
+// *HeldError. WithRefusal puts it in words of the caller's, IfAcquired makes it a
+// value that is no error.
+//
+// # Several locks
+//
+// Client.AcquireAll acquires several locks in one step, all or none, and they are
+// then renewed, lost and released as one.
+//
 // # Runs
 //
 // Work that must be done once over all holders of a lock, such as a tick of a
@@ -55,6 +66,13 @@
 // guarded resource get to refuse lower ones than it has seen: two holders of permits
 // both hold rightly, whoever writes first.
 //
+// # Elections
+//
+// An Elector is for work that somebody does all the time: it campaigns, yields each
+// term that it wins, campaigns again after a loss, and tells everybody who leads
+// (Elector.Terms, Elector.Leaders). Package leaderelection has managers of Kubernetes
+// controllers elect through Redis.
+//
 // # Layout in Redis
 //
 // The lock's key is a plain string with an expiry, as in every lock built on SET NX
@@ -62,7 +80,8 @@
 // exclude each other. Permits and read locks stand at the key itself, too, as a sorted
 // set of tokens by when they lapse, so that they and any such lock exclude each other.
 // What belongs to a lock beside it stands in the same hash slot: "{key}:fence",
-// "{key}:history", "{key}:runs", "{key}:candidates", "{key}:queue" and "{key}:places".
-// Queues and shares need the Redis commands ZADD, ZREM, ZREMRANGEBYSCORE, ZSCORE, ZRANK,
-// ZCARD, ZCOUNT, ZRANGE, ZRANGEBYSCORE and PEXPIREAT; nothing else does.
+// "{key}:history", "{key}:metadata", "{key}:runs", "{key}:candidates", "{key}:queue" and
+// "{key}:places". Queues and shares need the Redis commands ZADD, ZREM,
+// ZREMRANGEBYSCORE, ZSCORE, ZRANK, ZCARD, ZCOUNT, ZRANGE, ZRANGEBYSCORE and PEXPIREAT;
+// nothing else does.
 package redislock

@@ -63,6 +63,8 @@ type HeldError struct {
 	// Fence is the holder's fencing token; 0 where there is none, or one that cannot
 	// be true.
 	Fence uint64
+	// Metadata is what the holder attached to its grant; see WithMetadata.
+	Metadata string
 	// TTL is how long the key still exists unless it is renewed; negative where it
 	// has no expiry. Where all permits of a semaphore are taken, it is that of the one
 	// that lapses first.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -51,6 +53,131 @@ func ExampleClient_TryAcquire() {
 		log.Fatal(err) // Redis could not be asked
 	}
 	defer func() { _ = lock.Release(context.Background()) }()
+}
+
+// "Somebody else has it" as a value: err is only what went wrong.
+func ExampleIfAcquired() {
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	lock, ok, err := redislock.IfAcquired(client.TryAcquire(context.Background(), redislock.Key("report")))
+	if err != nil {
+		log.Fatal(err) // Redis could not be asked
+	}
+	if !ok {
+		return // another time
+	}
+	defer func() { _ = lock.Release(context.Background()) }()
+}
+
+// An error for the person who has to wait.
+func ExampleWithRefusal() {
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	errBusy := errors.New("withdrawal in progress, please try again later")
+	withdraw := func(w http.ResponseWriter, r *http.Request) {
+		err := client.WithLock(r.Context(), redislock.Key("withdraw", "user123"), func(ctx context.Context, lock *redislock.Lock) error {
+			return bill(ctx, "user123", lock.Fence())
+		}, redislock.WithRefusal(errBusy))
+		switch {
+		case errors.Is(err, errBusy):
+			http.Error(w, err.Error(), http.StatusConflict)
+		case err != nil:
+			http.Error(w, "internal error", http.StatusInternalServerError)
+		}
+	}
+	http.HandleFunc("/withdraw", withdraw)
+}
+
+// Try ten times: after about 50 ms, 100 ms, 200 ms and so on, but at most 2 s.
+func ExampleWithBackoff() {
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	lock, err := client.Acquire(context.Background(), redislock.Key("report"),
+		redislock.WithRetry(10, 50*time.Millisecond), redislock.WithBackoff(2*time.Second))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = lock.Release(context.Background()) }()
+}
+
+// Say what the lock is held for, and read what others say.
+func ExampleWithMetadata() {
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	lock, err := client.TryAcquire(context.Background(), redislock.Key("deploy", "web"), redislock.WithMetadata("release 42"))
+	if held, ok := errors.AsType[*redislock.HeldError](err); ok {
+		log.Printf("%s is at it: %s", held.Holder, held.Metadata)
+		return
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = lock.Release(context.Background()) }()
+}
+
+// Move money between two accounts, each of which has a lock. The hash tag keeps
+// their keys together in a Redis Cluster.
+func ExampleClient_AcquireAll() {
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	from, to := redislock.Key("{accounts}", "acme"), redislock.Key("{accounts}", "globex")
+	locks, err := client.AcquireAll(context.Background(), []string{from, to})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = locks.Release(context.Background()) }()
+	ctx := locks.Context() // ends when one of them is lost
+	if err := bill(ctx, "acme", locks.Fence(from)); err != nil {
+		log.Print(err)
+	}
+	if err := bill(ctx, "globex", locks.Fence(to)); err != nil {
+		log.Print(err)
+	}
+}
+
+// A counter stands for a prometheus.Counter, a sum for a prometheus.Histogram.
+type (
+	counter struct{ n atomic.Int64 }
+	sum     struct{ seconds, n atomic.Int64 }
+)
+
+func (c *counter) Inc()              { c.n.Add(1) }
+func (s *sum) Observe(value float64) { s.seconds.Add(int64(value)); s.n.Add(1) }
+
+// Count what becomes of locks. Keys are no labels: there may be too many.
+func ExampleWithObserver() {
+	var acquired, refused, failed, lost counter
+	var waited, held sum
+	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}),
+		redislock.WithObserver(redislock.Observer{
+			Acquired: func(_ context.Context, _ string, took time.Duration, err error) {
+				switch {
+				case err == nil:
+					acquired.Inc()
+				case errors.Is(err, redislock.ErrNotAcquired):
+					refused.Inc()
+				default:
+					failed.Inc()
+				}
+				waited.Observe(took.Seconds())
+			},
+			Released: func(_ context.Context, _ string, d time.Duration, _ error) { held.Observe(d.Seconds()) },
+			Lost:     func(context.Context, string, time.Duration, error) { lost.Inc() },
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = client.Close(context.Background()) }()
 }
 
 // Wait until the lock is free, for a minute at most. A release wakes the waiter.

@@ -66,6 +66,7 @@ func connect(t testing.TB, url string, change ...func(*redis.Options)) *redis.Cl
 	if err != nil {
 		t.Fatal(err)
 	}
+	options.ContextTimeoutEnabled = true
 	for _, f := range change {
 		f(options)
 	}
@@ -79,6 +80,10 @@ func connect(t testing.TB, url string, change ...func(*redis.Options)) *redis.Cl
 func impatient(o *redis.Options) {
 	o.ReadTimeout, o.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
 }
+
+// deaf has each command in a goroutine of its own, so that a context that is cancelled
+// is noticed at once: see line.
+func deaf(o *redis.Options) { o.ContextTimeoutEnabled = false }
 
 // singleShot takes go-redis' own retries away: what is sent is what we sent.
 func singleShot(o *redis.Options) { o.MaxRetries = -1 }
@@ -161,7 +166,10 @@ func value(t testing.TB, rdb redis.UniversalClient, key string) string {
 	return v
 }
 
-func acquireOf(key string) proxy.Match { return proxy.Script(key, historyKey(key)) }
+// acquireOf matches a try at a fenced lock; what inspects it has no arguments.
+func acquireOf(key string) proxy.Match {
+	return proxy.All(proxy.Script(key, metadataKey(key)), func(args []string) bool { return len(args) > 6 })
+}
 
 // releaseOf matches what Release, Lock clean-ups and no other operation sends.
 func releaseOf(key string) proxy.Match { return proxy.Script(key, wakeChannel(key)) }

@@ -15,8 +15,8 @@ import (
 	"github.com/redislock-operator/redislock-operator/test/proxy"
 )
 
-// enough grants make a history that tells something.
-const enough = 60
+// enoughVisits make a history that tells something.
+const enoughVisits = 60
 
 // A room takes note of everybody who believes that it is in, by its own clock.
 type room struct {
@@ -88,7 +88,7 @@ func visits(t *testing.T, limit int, open func(*Client, *rand.Rand) visit) *room
 	go func() {
 		defer stop()
 		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Second) {
-			if r.visitors() >= enough {
+			if r.visitors() >= enoughVisits {
 				return
 			}
 		}
@@ -106,7 +106,7 @@ func visits(t *testing.T, limit int, open func(*Client, *rand.Rand) visit) *room
 	}
 	wg.Wait()
 	t.Logf("%d grants, at most %d at once", r.entered, r.most)
-	if r.entered < enough {
+	if r.entered < enoughVisits {
 		t.Errorf("only %d grants", r.entered)
 	}
 	return r
@@ -245,13 +245,13 @@ func TestRandomHistoriesOfAFairLockGrantInOrderOfArrival(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			l, err := a.repeat(ctx)
+			l, err := a.persist(ctx)
 			if err == nil && a.ticket > 0 {
 				mu.Lock()
 				grants = append(grants, grant{l.Fence(), a.ticket})
 				mu.Unlock()
 			}
-			return l, a.end(err)
+			return l, a.end(ctx, err)
 		}
 		return visit{acquire: waitAtRandom(random, fair), alone: true}
 	})

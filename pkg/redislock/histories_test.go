@@ -77,6 +77,7 @@ func live(ctx context.Context, t *testing.T, server *redisserver.Server, random 
 		t.Error(err)
 		return
 	}
+	options.ContextTimeoutEnabled = random.IntN(2) == 0
 	rdb := redis.NewClient(options)
 	defer func() { _ = rdb.Close() }()
 	c, err := New(rdb)

@@ -24,6 +24,8 @@ type Info struct {
 	// Fence is the holder's fencing token; 0 where it has none, or one that cannot be
 	// true.
 	Fence uint64
+	// Metadata is what the holder attached to its grant; see WithMetadata.
+	Metadata string
 	// TTL is how long the key still exists unless it is renewed; negative where it
 	// has no expiry. 0 where there is no key.
 	TTL time.Duration
@@ -60,6 +62,19 @@ type Grant struct {
 
 // Inspect says who holds a lock and who did before. It changes nothing.
 func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
+	info, err := c.look(ctx, key)
+	if err != nil {
+		return Info{}, err
+	}
+	if err := c.occupancy(ctx, &info); err != nil {
+		return info, err
+	}
+	info.History, err = c.history(ctx, key)
+	return info, err
+}
+
+// look is Inspect without the history and those who share or wait, in one round trip.
+func (c *Client) look(ctx context.Context, key string) (Info, error) {
 	if err := ValidateKey(key); err != nil {
 		return Info{}, err
 	}
@@ -67,17 +82,12 @@ func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
 		return Info{}, ErrClosed
 	}
 	sent := c.clock.now()
-	r, err := c.run(ctx, operationTimeout, inspectScript, []string{key, fenceKey(key)})
+	r, err := c.run(ctx, operationTimeout, inspectScript, []string{key, fenceKey(key), metadataKey(key)})
 	if err != nil {
 		return Info{}, fmt.Errorf("redislock: inspect %q: %w", key, err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(4))
-	info := describe(key, r, c.witness(key, r.text(1), r.number(4)))
-	if err := c.occupancy(ctx, &info); err != nil {
-		return info, err
-	}
-	info.History, err = c.history(ctx, key)
-	return info, err
+	return describe(key, r, c.witness(key, r.text(1), r.number(4))), nil
 }
 
 func describe(key string, r reply, fence uint64) Info {
@@ -100,6 +110,7 @@ func describe(key string, r reply, fence uint64) Info {
 	}
 	if t, ok := parseToken(info.Value); ok {
 		info.Holder, info.Fence, info.Stopped, info.Nonce = t.identity, fence, t.stopped, t.nonce
+		info.Metadata = metadataOf(r.text(5), fence)
 	}
 	return info
 }

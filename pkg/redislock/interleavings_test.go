@@ -118,7 +118,7 @@ func TestInterleaving04AnAcquireThatArrivesBetweenItsCleanUpsIsGivenBack(t *test
 	g := within(t)
 	server := startRedis(t)
 	p := proxy.Start(t, server.URL())
-	c := dial(t, p.URL())
+	c := newClient(t, connect(t, p.URL(), deaf))
 	acquaint(t, c)
 	stuck := p.Hold(acquireOf(key))
 	// The expiry is out of reach: only the clean-up can free the key.
@@ -135,7 +135,7 @@ func TestInterleaving04AnUnfencedAcquireThatArrivesLateCostsOneLease(t *testing.
 	g := within(t)
 	server := startRedis(t)
 	p := proxy.Start(t, server.URL())
-	c := dial(t, p.URL())
+	c := newClient(t, connect(t, p.URL(), deaf))
 	stuck := p.Hold(proxy.All(proxy.Command("SET"), proxy.With(key)))
 	const lease = 4 * time.Second
 	abandonAcquire(t, g, c, stuck, WithoutFence(), WithLease(lease), WithoutRenewal())
@@ -355,7 +355,7 @@ func TestInterleaving17BracesThatBreakTheSlotAreRefused(t *testing.T) {
 	locks := map[string]*Lock{}
 	for _, good := range []string{"a{x}", "b{x}", "{x}", "{x}a", "plain", "lock:ns:name"} {
 		locks[good] = mustAcquire(t, c, good, patient(), WithHistory(3))
-		for _, companion := range []string{fenceKey(good), historyKey(good), runsKey(good), candidatesKey(good)} {
+		for _, companion := range []string{fenceKey(good), historyKey(good), metadataKey(good), runsKey(good), candidatesKey(good)} {
 			g.Expect(rdb.ClusterKeySlot(t.Context(), companion).Val()).To(Equal(rdb.ClusterKeySlot(t.Context(), good).Val()))
 			g.Expect(slotOf(companion)).To(BeEquivalentTo(rdb.ClusterKeySlot(t.Context(), good).Val()))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,7 @@ func TestBadKeysAreRefusedBeforeAnythingIsSent(t *testing.T) {
 			"TryAcquire":        func() error { _, err := c.TryAcquire(ctx, bad); return err },
 			"Acquire":           func() error { _, err := c.Acquire(ctx, bad); return err },
 			"WithLock":          func() error { return c.WithLock(ctx, bad, func(context.Context, *Lock) error { return nil }) },
+			"AcquireAll":        func() error { _, err := c.AcquireAll(ctx, []string{"lock:b", bad}); return err },
 			"Adopt":             func() error { _, err := c.Adopt(ctx, bad, "host#n.1#5"); return err },
 			"Inspect":           func() error { _, err := c.Inspect(ctx, bad); return err },
 			"ForceRelease":      func() error { _, err := c.ForceRelease(ctx, bad, 1); return err },
@@ -114,8 +116,17 @@ func TestBadOptionsAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		"no try":                       {WithRetry(0, 0)},
 		"negative tries":               {WithRetry(-1, 0)},
 		"negative pause":               {WithRetry(1, -1)},
+		"pause beyond all bounds":      {WithRetry(1, math.MaxInt64)},
+		"backoff below the pause":      {WithRetry(3, time.Second), WithBackoff(time.Second - 1)},
+		"no backoff":                   {WithBackoff(0)},
+		"negative backoff":             {WithBackoff(-1)},
+		"backoff beyond all bounds":    {WithBackoff(math.MaxInt64)},
+		"backoff of no pause":          {WithRetry(3, 0), WithBackoff(time.Second)},
+		"backoff of a waiter":          {WithWait(), WithBackoff(time.Second)},
 		"lease beyond all bounds":      {WithLease(math.MaxInt64)},
 		"delay beyond all bounds":      {WithLockDelay(math.MaxInt64)},
+		"overlong metadata":            {WithMetadata(strings.Repeat("m", MaxMetadata+1))},
+		"metadata without fence":       {WithMetadata("m"), WithoutFence()},
 		"negative quarantine":          {WithQuarantine(-1)},
 		"quarantine beyond all bounds": {WithQuarantine(math.MaxInt64)},
 	} {
@@ -221,6 +232,9 @@ func TestAClosedClientSendsNothing(t *testing.T) {
 	for operation, call := range map[string]func() error{
 		"TryAcquire":   func() error { _, err := c.TryAcquire(ctx, key); return err },
 		"Acquire":      func() error { _, err := c.Acquire(ctx, key, WithWait()); return err },
+		"AcquireAll":   func() error { _, err := c.AcquireAll(ctx, []string{key}); return err },
+		"WithLock":     func() error { return c.WithLock(ctx, key, func(context.Context, *Lock) error { return nil }) },
+		"CheckStore":   func() error { _, err := c.CheckStore(ctx); return err },
 		"Adopt":        func() error { _, err := c.Adopt(ctx, key, "host#n.1#5"); return err },
 		"Inspect":      func() error { _, err := c.Inspect(ctx, key); return err },
 		"ForceRelease": func() error { _, err := c.ForceRelease(ctx, key, 1); return err },
@@ -232,6 +246,69 @@ func TestAClosedClientSendsNothing(t *testing.T) {
 	} {
 		g.Expect(call()).To(MatchError(ErrClosed), operation)
 	}
+}
+
+// The server itself counts: what is invalid, and what comes after Close, costs no
+// round trip.
+func TestWhatIsRefusedHereNeverReachesTheServer(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	control := connect(t, server.URL())
+	commands := func() string {
+		t.Helper()
+		info, err := control.InfoMap(t.Context(), "stats").Result()
+		g.Expect(err).NotTo(HaveOccurred())
+		return info["Stats"]["total_commands_processed"]
+	}
+	rdb := connect(t, server.URL())
+	c := newClient(t, rdb)
+	lock := mustAcquire(t, c, key, lapsing(time.Hour))
+	locks := mustAcquireAll(t, c, threeKeys, lapsing(time.Hour))
+	ctx := t.Context()
+
+	before := commands()
+	for name, call := range map[string]func() error{
+		"empty key":             func() error { _, err := c.TryAcquire(ctx, ""); return err },
+		"broken braces":         func() error { _, err := c.Acquire(ctx, "foo}bar"); return err },
+		"lease of 500 µs":       func() error { _, err := c.TryAcquire(ctx, "b", WithLease(500*time.Microsecond)); return err },
+		"overlong metadata":     func() error { _, err := c.TryAcquire(ctx, "b", WithMetadata(strings.Repeat("m", 1025))); return err },
+		"metadata, no fence":    func() error { _, err := c.TryAcquire(ctx, "b", WithMetadata("m"), WithoutFence()); return err },
+		"the same key twice":    func() error { _, err := c.AcquireAll(ctx, []string{"b", "b"}); return err },
+		"no keys":               func() error { _, err := c.AcquireAll(ctx, nil); return err },
+		"extension by nothing":  func() error { return lock.Extend(ctx, 0) },
+		"extension backwards":   func() error { return lock.Extend(ctx, -time.Second) },
+		"all extended by less":  func() error { return locks.Extend(ctx, -time.Second) },
+		"cover backwards":       func() error { return lock.Cover(ctx, -time.Second) },
+		"no token":              func() error { _, err := c.Adopt(ctx, key, "theirs"); return err },
+		"no fence to force":     func() error { _, err := c.ForceRelease(ctx, key, 0); return err },
+		"no connection":         func() error { _, err := New(nil); return err },
+		"run of nothing":        func() error { _, err := lock.Claim(ctx, ClaimRequest{Claimant: "c"}); return err },
+		"candidate for no time": func() error { _, err := c.Announce(ctx, key, "a", 0); return err },
+	} {
+		g.Expect(call()).To(MatchError(ErrInvalid), name)
+	}
+	g.Expect(c.Close(ctx)).To(Succeed())
+	for name, call := range map[string]func() error{
+		"acquire":      func() error { _, err := c.TryAcquire(ctx, "b"); return err },
+		"all":          func() error { _, err := c.AcquireAll(ctx, []string{"b", "c"}); return err },
+		"inspect":      func() error { _, err := c.Inspect(ctx, key); return err },
+		"status":       func() error { _, err := lock.Status(ctx); return err },
+		"extend":       func() error { return lock.Extend(ctx, time.Hour) },
+		"cover":        func() error { return lock.Cover(ctx, time.Hour) },
+		"claim":        func() error { _, err := lock.Claim(ctx, claimBy("c", Run{ID: "m"})); return err },
+		"detach":       func() error { _, err := lock.Detach(ctx); return err },
+		"release":      func() error { return lock.Release(ctx) },
+		"stopped":      func() error { return lock.ReleaseStopped(ctx) },
+		"extend all":   func() error { return locks.Extend(ctx, time.Hour) },
+		"release all":  func() error { return locks.Release(ctx) },
+		"closed twice": func() error { return errors.Join(ErrClosed, c.Close(ctx)) },
+	} {
+		g.Expect(call()).To(MatchError(ErrClosed), name)
+	}
+	was, err := strconv.Atoi(before)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(commands()).To(Equal(strconv.Itoa(was+1)), "but for the first count itself")
 }
 
 func TestAConnectionThatWasClosedIsAnError(t *testing.T) {

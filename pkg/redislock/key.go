@@ -61,6 +61,19 @@ func fenceKey(key string) string      { return companion(key, "fence") }
 func historyKey(key string) string    { return companion(key, "history") }
 func runsKey(key string) string       { return companion(key, "runs") }
 func candidatesKey(key string) string { return companion(key, "candidates") }
+func metadataKey(key string) string   { return companion(key, "metadata") }
 func queueKey(key string) string      { return companion(key, "queue") }
 func placesKey(key string) string     { return companion(key, "places") }
 func wakeChannel(key string) string   { return companion(key, "wake") }
+
+// grantKeys names the keys of the acquire script, the last of which is needed only
+// for a history. The companions share one string: a try is to cost few allocations.
+func grantKeys(key string, history bool) []string {
+	prefix := companion(key, "")
+	all := prefix + "fence" + prefix + "metadata"
+	metadata := len(prefix) + len("fence")
+	if !history {
+		return []string{key, all[:metadata], all[metadata:]}
+	}
+	return []string{key, all[:metadata], all[metadata:], historyKey(key)}
+}

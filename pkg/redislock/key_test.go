@@ -32,7 +32,7 @@ func FuzzValidateKey(f *testing.F) {
 	} {
 		f.Add(pair[0], pair[1])
 	}
-	names := []func(string) string{fenceKey, historyKey, wakeChannel}
+	names := []func(string) string{fenceKey, historyKey, metadataKey, wakeChannel}
 	f.Fuzz(func(t *testing.T, a, b string) {
 		if ValidateKey(a) != nil {
 			return

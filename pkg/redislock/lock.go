@@ -29,6 +29,7 @@ type Lock struct {
 	acquired instant
 	stray    validity // see attempt
 	renewer  *renewer
+	joint    *Locks // nil where it was acquired alone
 
 	// giving serialises Release and Detach.
 	giving sync.Mutex
@@ -102,6 +103,9 @@ func (l *Lock) Err() error { return l.over(l.client.clock.now()) }
 
 // Status asks Redis whether this grant still stands there.
 func (l *Lock) Status(ctx context.Context) (Status, error) {
+	if l.client.isClosed() {
+		return Free, ErrClosed
+	}
 	if l.cfg.share != nil {
 		return l.statusOfShare(ctx)
 	}
@@ -118,8 +122,8 @@ func (l *Lock) Status(ctx context.Context) (Status, error) {
 // Extend makes the lease valid for at least d from now. It never shortens it. A
 // lock that is gone is not acquired again: that is a *LostError.
 func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
-	if d < minLease || d > longestSpan {
-		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
+	if err := validateExtension(d); err != nil {
+		return err
 	}
 	sent := l.client.clock.now()
 	if err := l.over(sent); err != nil {
@@ -133,6 +137,13 @@ func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
 		return fmt.Errorf("redislock: extend %q: %w", l.key, err)
 	}
 	return l.renewed(sent, d, r)
+}
+
+func validateExtension(d time.Duration) error {
+	if d < minLease || d > longestSpan {
+		return invalid("extension", d.String(), fmt.Sprintf("is not between %s and %s", minLease, longestSpan))
+	}
+	return nil
 }
 
 // Cover keeps the key taken for at least d from now, though the lease may end
@@ -203,12 +214,30 @@ func (l *Lock) Release(ctx context.Context) error {
 		l.client.goBackground(func() {
 			l.client.giveBack(l.cfg, l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
 		})
-		return fmt.Errorf("redislock: release %q: %w", l.key, err)
+		err = fmt.Errorf("redislock: release %q: %w", l.key, err)
+	} else {
+		err = l.returned(r)
 	}
-	if r.word() == "mismatch" {
+	l.released(ctx, sent, err)
+	return err
+}
+
+// returned takes in the reply to a release.
+func (l *Lock) returned(r reply) error {
+	switch r.word() {
+	case "done", "gone":
+		return nil
+	case "mismatch":
 		return &LostError{Key: l.key, Token: l.value, Found: r.text(1)}
 	}
-	return nil
+	return r.unexpected("release", l.key)
+}
+
+// released tells the observer of a release.
+func (l *Lock) released(ctx context.Context, sent instant, err error) {
+	if released := l.client.observer.Released; released != nil {
+		released(ctx, l.key, sent.t.Sub(l.acquired.t), err)
+	}
 }
 
 // ReleaseStopped gives back a lock that was lost here but whose token may still
@@ -251,7 +280,7 @@ func (l *Lock) restOfMinHold(now instant) time.Duration {
 // sendBack releases the grant, and a try of the same attempt that may still be
 // granted unheard.
 func (l *Lock) sendBack(ctx context.Context, sent instant, rest time.Duration) (reply, error) {
-	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.cfg, l.key, l.value, "token", rest)
+	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.cfg, l.key, &l.value, "token", rest)
 	if l.stray.remaining(sent) > 0 {
 		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg)
 	}
@@ -389,5 +418,11 @@ func (l *Lock) finish(cause error) {
 	l.cause = cause
 	if l.cancel != nil {
 		l.cancel(cause)
+	}
+	if lost := l.client.observer.Lost; lost != nil && errors.Is(cause, ErrLost) {
+		go lost(context.WithoutCancel(l.base), l.key, l.client.clock.now().t.Sub(l.acquired.t), cause)
+	}
+	if l.joint != nil {
+		l.joint.partEnded(cause)
 	}
 }

@@ -1,6 +1,7 @@
 package redislock
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
@@ -34,16 +35,32 @@ func WithIdentity(identity string) Option {
 	return func(c *Client) { c.identity = identity }
 }
 
-// Observer is told what this package does by itself. Its functions may be nil. They
-// are called from the goroutines that renew, so they must not block.
+// Observer is told what this package does, for metrics and tracing. Its functions may
+// be nil, and cost nothing then. They must be safe for concurrent use and not block:
+// they are called from the goroutines that acquire, release and renew.
+//
+// The contexts are those of the calls. A span is made when it is over: it ends now,
+// and began as long ago as it took. AcquireAll counts as one call for each key.
 type Observer struct {
+	// Acquired is told of each call that acquires, when it is over, unless its
+	// arguments were invalid: how long it took with all its tries and waiting, and
+	// what came of it, as the caller sees it: nil, a *HeldError, a *QuarantineError, or
+	// why Redis was not heard. Errors that are ErrNotAcquired are refusals.
+	Acquired func(ctx context.Context, key string, took time.Duration, err error)
+	// Released is told of each Release that gave back a lock which was held until
+	// then, how long it was held, and what came of it.
+	Released func(ctx context.Context, key string, held time.Duration, err error)
+	// Lost is told of each loss, how long the lock was held, and why it was lost: a
+	// *LostError. It is called in a goroutine of its own, with the values of the
+	// context with which the lock was acquired.
+	Lost func(ctx context.Context, key string, held time.Duration, err error)
 	// Renewed is told of each renewal by the client itself, how long it took and what
 	// came of it: nil; a *LostError where another value stands at the key; ErrReleased
 	// where the lock was given back meanwhile; or why Redis was not heard.
 	Renewed func(key string, took time.Duration, err error)
 }
 
-// WithObserver has an observer told of renewals, for metrics.
+// WithObserver has an observer told of what this client does.
 func WithObserver(o Observer) Option {
 	return func(c *Client) { c.observer = o }
 }
@@ -51,6 +68,11 @@ func WithObserver(o Observer) Option {
 // withClock replaces the clock; tests only.
 func withClock(clk clock) Option {
 	return func(c *Client) { c.clock = clk }
+}
+
+// withJitter replaces the randomness of WithBackoff; tests only.
+func withJitter(jitter func(time.Duration) time.Duration) Option {
+	return func(c *Client) { c.jitter = jitter }
 }
 
 // LockOption configures one call that acquires or adopts a lock.
@@ -71,10 +93,14 @@ type lockConfig struct {
 	quarantine     time.Duration
 	attempts       int
 	delay          time.Duration
+	backoff        bool
+	longestDelay   time.Duration // of a backoff
 	wait           bool
 	fair           bool
 	share          *share // nil: the lock is the whole of its key
 	onRefusal      func(error)
+	metadata       string
+	refusal        error
 }
 
 // WithLease sets for how long a grant is valid unless it is renewed. Default 10 s.
@@ -116,7 +142,7 @@ func WithMaxHold(d time.Duration) LockOption {
 
 // WithoutFence takes the lock by a plain SET NX PX: faster, and Lock.Fence is 0.
 // A resource behind it cannot tell a stale holder, and a loss of data in Redis
-// goes unnoticed.
+// goes unnoticed. It has no history and no metadata.
 func WithoutFence() LockOption {
 	return func(c *lockConfig) { c.fenced = false }
 }
@@ -150,10 +176,19 @@ func WithQuarantine(d time.Duration) LockOption {
 	return func(c *lockConfig) { c.quarantine = d }
 }
 
-// WithRetry sets how often Acquire tries and how long it sleeps in between.
-// Default 3 and 100 ms.
+// WithRetry sets how often Acquire tries and how long it sleeps between two tries.
+// Default 3 and 100 ms. See WithBackoff for a delay that grows.
 func WithRetry(attempts int, delay time.Duration) LockOption {
 	return func(c *lockConfig) { c.attempts, c.delay, c.wait = attempts, delay, false }
+}
+
+// WithBackoff doubles the delay of WithRetry after each try until it is longest, and
+// sleeps for a random time between half of it and all of it, so that callers who
+// were refused together do not come back together ("equal jitter": Marc Brooker,
+// "Exponential Backoff And Jitter", AWS, 2015). WithWait has no use for it and
+// refuses it.
+func WithBackoff(longest time.Duration) LockOption {
+	return func(c *lockConfig) { c.longestDelay = longest; c.backoff = true }
 }
 
 // WithWait makes Acquire wait until the lock is free or the context is done. A
@@ -237,12 +272,22 @@ func (cfg *lockConfig) validate() error {
 		return wrong("history", cfg.history, "needs a fence")
 	case cfg.fair && !cfg.fenced:
 		return wrong("order of arrival", cfg.fair, "needs a fence")
+	case len(cfg.metadata) > MaxMetadata:
+		return invalid("metadata", cfg.metadata[:32]+"…", fmt.Sprintf("is %d bytes long; the limit is %d", len(cfg.metadata), MaxMetadata))
+	case cfg.metadata != "" && !cfg.fenced:
+		return wrong("metadata", cfg.metadata, "needs a fence")
 	case cfg.quarantine < 0 || cfg.quarantine > longestSpan:
 		return wrong("quarantine", cfg.quarantine, fmt.Sprintf("is not between 0 and %s", longestSpan))
 	case cfg.attempts < 1:
 		return wrong("retry attempts", cfg.attempts, "is less than 1")
-	case cfg.delay < 0:
-		return wrong("retry delay", cfg.delay, "is negative")
+	case cfg.delay < 0 || cfg.delay > longestSpan:
+		return wrong("retry delay", cfg.delay, fmt.Sprintf("is not between 0 and %s", longestSpan))
+	case cfg.backoff && cfg.wait:
+		return wrong("backoff", cfg.longestDelay, "is for retries; leave it or WithWait out")
+	case cfg.backoff && cfg.delay == 0:
+		return wrong("retry delay", cfg.delay, "cannot grow")
+	case cfg.backoff && (cfg.longestDelay < cfg.delay || cfg.longestDelay > longestSpan):
+		return wrong("backoff", cfg.longestDelay, fmt.Sprintf("is not between the retry delay, %s, and %s", cfg.delay, longestSpan))
 	}
 	if err := cfg.share.validate(cfg); err != nil {
 		return err

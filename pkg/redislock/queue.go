@@ -4,8 +4,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Bounds of how long a place in a lock's queue counts: long enough that whoever is
@@ -19,23 +17,28 @@ func (cfg *lockConfig) placeSpan() time.Duration {
 	return min(max(cfg.lease, shortestPlace), longestPlace)
 }
 
-// inQueue returns the script that acquires with regard to the lock's queue, its keys,
-// and the arguments it takes beside those of acquire.
-func (a *attempt) inQueue() (*redis.Script, []string, []any) {
+// request returns the script that acquires, its keys, and the arguments it takes beside
+// those of acquire.
+func (a *attempt) request() (*script, []string, []any) {
 	key := a.key
 	if s := a.cfg.share; s != nil {
-		return enterScript, []string{key, fenceKey(key), queueKey(key), placesKey(key)},
+		return enterScript, append(grantKeys(key, false), queueKey(key), placesKey(key)),
 			[]any{s.mark, s.limit, wakeChannel(key)}
 	}
-	return queuedScript, []string{key, fenceKey(key), historyKey(key), queueKey(key), placesKey(key)},
-		[]any{milliseconds(a.place), wakeChannel(key)}
+	if a.cfg.fair {
+		return queuedScript, append(grantKeys(key, true), queueKey(key), placesKey(key)),
+			[]any{milliseconds(a.place), wakeChannel(key)}
+	}
+	return acquireScript, grantKeys(key, a.cfg.history > 0), nil
 }
 
-// standing adds to a refusal who comes before the caller.
-func (a *attempt) standing(r reply, held *HeldError) error {
-	if a.cfg.fair || a.cfg.share != nil {
-		held.Ahead, held.Kind = int(r.number(4)), kindOf(r.text(6))
+// inTheWay reads who is, and with regard to the queue who comes before the caller.
+func (a *attempt) inTheWay(r reply) *HeldError {
+	if !a.cfg.fair && a.cfg.share == nil {
+		return a.held(r.text(1), r.duration(2), r.number(3), r.text(4))
 	}
+	held := a.held(r.text(1), r.duration(2), r.number(3), r.text(7))
+	held.Ahead, held.Kind = int(r.number(4)), kindOf(r.text(6))
 	return held
 }
 
@@ -51,26 +54,31 @@ func (e *HeldError) announced() bool {
 	return e.Kind == KindSemaphore || e.Kind == KindReaders || e.Kind == KindNone && e.Ahead > 0
 }
 
-func (a *attempt) join() *waiter {
+func (a *attempt) join(key string) *waiter {
 	if a.place > 0 {
-		return a.c.wakes.joinPlaced(a.key, a.ticket)
+		return a.c.wakes.joinPlaced(key, a.ticket)
 	}
-	w := a.c.wakes.join(a.key)
+	w := a.c.wakes.join(key)
 	w.shares = a.cfg.share != nil
 	return w
 }
 
-// pauseInQueue shortens a pause so that the attempt keeps its place. Who is not first
-// in the queue has no business with the expiry of the lock.
-func (a *attempt) pauseInQueue(refusal error, pause time.Duration) time.Duration {
+// pause tells those who wait where the attempt stands, and shortens its pause so that
+// it keeps its place. Who is not first in the queue has no business with the expiry of
+// the lock.
+func (a *attempt) pause(w *waiter, failure error, usual time.Duration) time.Duration {
 	if a.place == 0 {
-		return pause
+		return usual
+	}
+	w.setTicket(a.ticket)
+	if !errors.Is(failure, ErrNotAcquired) {
+		return usual
 	}
 	keep := a.place/2 - rand.N(a.place/20)
-	if held, ok := errors.AsType[*HeldError](refusal); ok && held.Ahead > 0 && held.Kind != KindNone {
+	if held, ok := errors.AsType[*HeldError](failure); ok && held.Ahead > 0 && held.Kind != KindNone {
 		return keep
 	}
-	return min(pause, keep)
+	return min(usual, keep)
 }
 
 // leaveQueue gives the attempt's place to the next, in the background.

@@ -9,13 +9,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-var queuedKeys = []string{key, fenceKey(key), historyKey(key), queueKey(key), placesKey(key)}
+var queuedKeys = []string{key, fenceKey(key), metadataKey(key), historyKey(key), queueKey(key), placesKey(key)}
 
 // queued plays the script with a place that counts for so many ms, and arguments that
 // tests seldom change: expiry, notAfter, seen, forgiven, retention, history.
 func (s *stage) queued(attempt string, place int, change ...any) reply {
 	s.t.Helper()
-	args := append([]any{attempt, minute, 0, 0, 0, 2 * minute, 0, place}, channelArgs...)
+	args := append([]any{attempt, minute, 0, 0, 0, 2 * minute, 0, "", place}, channelArgs...)
 	copy(args[1:], change)
 	return s.play(queuedScript, queuedKeys, args...)
 }

@@ -149,7 +149,7 @@ func TestAnUnfairCallerMayOvertakeButTakesNobodysPlace(t *testing.T) {
 	woken := p.Hold(queuedOf(key))
 	g.Expect(holder.Release(t.Context())).To(Succeed())
 	<-woken.Arrived
-	kept := refusal(t, fairly(unfair))
+	kept := refusalOf(t, fairly(unfair))
 	g.Expect(kept.Ahead).To(Equal(1), "a fair caller does not overtake")
 	g.Expect(kept.Kind).To(Equal(KindNone))
 	g.Expect(kept.TTL).To(BeNumerically("<=", longestPlace))
@@ -345,8 +345,9 @@ func TestPauseOfAWaiterWithAPlace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			a := attempt{place: place}
+			w := newWakes(nil).newWaiter(key)
 			for range 100 {
-				g.Expect(a.pauseInQueue(test.refusal, pauseAfter(test.refusal, true))).
+				g.Expect(a.pause(w, test.refusal, pauseAfter(test.refusal, true))).
 					To(And(BeNumerically(">=", test.least), BeNumerically("<=", test.utmost)))
 			}
 		})

@@ -217,7 +217,7 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 	if len(r.queue) == 0 {
 		return due, 0
 	}
-	return due, min(max(r.queue[0].next.Sub(now.t), 50*time.Microsecond), watchInterval)
+	return due, min(r.queue[0].next.Sub(now.t), watchInterval)
 }
 
 // dueAt is when a lock needs attention next, by the monotonic clock. The caller
@@ -296,14 +296,14 @@ func (r *renewer) exec(batch []renewal) {
 	pipe := r.c.rdb.Pipeline()
 	for i := range batch {
 		b := &batch[i]
-		b.cmd = b.lock.cfg.renewScript().EvalSha(ctx, pipe, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
+		b.cmd = pipe.EvalSha(ctx, b.lock.cfg.renewScript().digest, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	again := r.c.rdb.Pipeline()
 	for i := range batch {
 		b := &batch[i]
 		if redis.HasErrorPrefix(b.cmd.Err(), "NOSCRIPT") {
-			b.cmd = b.lock.cfg.renewScript().Eval(ctx, again, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
+			b.cmd = again.Eval(ctx, b.lock.cfg.renewScript().source, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
 		}
 	}
 	if again.Len() > 0 {

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // maxName bounds the names in the records of runs, in bytes, and an outcome.
@@ -314,7 +312,7 @@ func (c *Client) ReopenRun(ctx context.Context, key string, run Run, fence uint6
 }
 
 // settle ends a claim, one way or the other.
-func (c *Client) settle(ctx context.Context, operation string, s *redis.Script, key string, run Run, fence uint64, args ...any) (string, error) {
+func (c *Client) settle(ctx context.Context, operation string, s *script, key string, run Run, fence uint64, args ...any) (string, error) {
 	if err := ValidateKey(key); err != nil {
 		return "", err
 	}

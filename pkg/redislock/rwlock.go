@@ -30,7 +30,8 @@ type RWLock struct {
 }
 
 // RWLock returns the read-write lock of a key. It sends nothing. The options are those
-// of each hold; WithoutFence, WithMinHold and WithHistory are refused.
+// of each hold; WithoutFence, WithMinHold, WithHistory and WithMetadata are refused.
+// A call to Lock may add those that readers cannot have.
 func (c *Client) RWLock(key string, opts ...LockOption) (*RWLock, error) {
 	rw := &RWLock{client: c, key: key, opts: slices.Clone(opts)}
 	if _, err := c.configure(key, rw.reading(nil)); err != nil {

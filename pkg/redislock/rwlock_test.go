@@ -29,7 +29,7 @@ func TestRWLockHasManyReadersOrOneWriter(t *testing.T) {
 	g.Expect(rw.Key()).To(Equal(key))
 	a, b := get(t, rw.TryRLock), get(t, other.RLock)
 	g.Expect(b.Fence()).To(BeNumerically(">", a.Fence()))
-	held := refusal(t, rw.TryLock)
+	held := refusalOf(t, rw.TryLock)
 	g.Expect(held.Kind).To(Equal(KindReaders))
 	g.Expect(held.Error()).To(ContainSubstring("by readers"))
 	info, err := c.Inspect(t.Context(), key)
@@ -43,8 +43,8 @@ func TestRWLockHasManyReadersOrOneWriter(t *testing.T) {
 	g.Expect(b.Release(t.Context())).To(Succeed())
 	w := get(t, other.TryLock)
 	g.Expect(w.Fence()).To(BeNumerically(">", b.Fence()))
-	g.Expect(refusal(t, rw.TryRLock).Value).To(Equal(w.Token()))
-	g.Expect(refusal(t, rw.TryLock).Kind).To(Equal(KindLock))
+	g.Expect(refusalOf(t, rw.TryRLock).Value).To(Equal(w.Token()))
+	g.Expect(refusalOf(t, rw.TryLock).Kind).To(Equal(KindLock))
 	info, err = c.Inspect(t.Context(), key)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(info.Kind).To(Equal(KindLock))
@@ -69,10 +69,10 @@ func TestRWLockExcludesOtherLocksAndIsExcluded(t *testing.T) {
 		g.Expect(l.Release(t.Context())).To(Succeed())
 
 		g.Expect(rdb.SetNX(t.Context(), key, "theirs", time.Minute).Val()).To(BeTrue())
-		g.Expect(refusal(t, lock).Value).To(Equal("theirs"))
+		g.Expect(refusalOf(t, lock).Value).To(Equal("theirs"))
 		g.Expect(rdb.Del(t.Context(), key).Err()).To(Succeed())
 		plain := mustAcquire(t, c, key, patient())
-		g.Expect(refusal(t, lock).Value).To(Equal(plain.Token()))
+		g.Expect(refusalOf(t, lock).Value).To(Equal(plain.Token()))
 		g.Expect(plain.Release(t.Context())).To(Succeed())
 	}
 }
@@ -94,7 +94,7 @@ func TestAWaitingWriterKeepsNewReadersOutUntilItHadItsTurn(t *testing.T) {
 	}()
 	g.Eventually(func() int { return waitingIn(t, readersClient) }).Should(Equal(1))
 	g.Eventually(func() bool { return writersClient.wakes.listening(key) }).Should(BeTrue())
-	held := refusal(t, rw.TryRLock)
+	held := refusalOf(t, rw.TryRLock)
 	g.Expect(held.Ahead).To(Equal(1))
 	g.Expect(held.Error()).To(ContainSubstring("1 who came earlier"))
 	late := []<-chan error{waitBy(t, g, t.Context(), readersClient, rw.RLock), waitBy(t, g, t.Context(), readersClient, rw.RLock), waitBy(t, g, t.Context(), readersClient, rw.RLock)}
@@ -221,7 +221,7 @@ func TestSharesAndQueuesWorkInACluster(t *testing.T) {
 			}
 			return info.Waiting
 		}).Should(Equal(1))
-		g.Expect(refusal(t, s.TryAcquire).Ahead).To(Equal(1), "%s: no permit is granted past who waits for the whole", k)
+		g.Expect(refusalOf(t, s.TryAcquire).Ahead).To(Equal(1), "%s: no permit is granted past who waits for the whole", k)
 		g.Expect(permit.Extend(t.Context(), time.Hour)).To(Succeed())
 		g.Expect(permit.Release(t.Context())).To(Succeed())
 		var l *Lock

@@ -32,6 +32,10 @@ var (
 	runsSource string
 	//go:embed scripts/announce.lua
 	announceSource string
+	//go:embed scripts/acquireall.lua
+	acquireAllSource string
+	//go:embed scripts/releaseall.lua
+	releaseAllSource string
 	//go:embed scripts/common.lua
 	commonSource string
 	//go:embed scripts/queued.lua
@@ -47,27 +51,44 @@ var (
 	//go:embed scripts/occupancy.lua
 	occupancySource string
 
-	acquireScript      = redis.NewScript(acquireSource)
-	renewScript        = redis.NewScript(renewSource)
-	releaseScript      = redis.NewScript(releaseSource)
-	adoptScript        = redis.NewScript(adoptSource)
-	forceReleaseScript = redis.NewScript(forceReleaseSource)
-	inspectScript      = redis.NewScript(inspectSource)
-	claimScript        = redis.NewScript(claimSource)
-	finishScript       = redis.NewScript(finishSource)
-	reopenScript       = redis.NewScript(reopenSource)
-	runsScript         = redis.NewScript(runsSource)
-	announceScript     = redis.NewScript(announceSource)
-	queuedScript       = redis.NewScript(commonSource + queuedSource)
-	abandonScript      = redis.NewScript(abandonSource)
-	enterScript        = redis.NewScript(commonSource + enterSource)
-	prolongScript      = redis.NewScript(prolongSource)
-	leaveScript        = redis.NewScript(leaveSource)
-	occupancyScript    = redis.NewScript(occupancySource)
+	acquireScript      = newScript(acquireSource)
+	renewScript        = newScript(renewSource)
+	releaseScript      = newScript(releaseSource)
+	adoptScript        = newScript(adoptSource)
+	forceReleaseScript = newScript(forceReleaseSource)
+	inspectScript      = newScript(inspectSource)
+	claimScript        = newScript(claimSource)
+	finishScript       = newScript(finishSource)
+	reopenScript       = newScript(reopenSource)
+	runsScript         = newScript(runsSource)
+	announceScript     = newScript(announceSource)
+	acquireAllScript   = newScript(acquireAllSource)
+	releaseAllScript   = newScript(releaseAllSource)
+	queuedScript       = newScript(commonSource + queuedSource)
+	abandonScript      = newScript(abandonSource)
+	enterScript        = newScript(commonSource + enterSource)
+	prolongScript      = newScript(prolongSource)
+	leaveScript        = newScript(leaveSource)
+	occupancyScript    = newScript(occupancySource)
 )
 
-// reply is what a script of ours answers: a word and what belongs to it.
+// reply is what a script of ours answers: a word and what belongs to it. Where only
+// the word is to be said a script may answer its number, which costs less.
 type reply []any
+
+var numbered = [...]reply{{"gone"}, {"done"}}
+
+func parseReply(answer any) (reply, error) {
+	switch r := answer.(type) {
+	case []any:
+		return r, nil
+	case int64:
+		if r >= 0 && r < int64(len(numbered)) {
+			return numbered[r], nil
+		}
+	}
+	return nil, fmt.Errorf("redislock: unexpected reply %v", answer)
+}
 
 func (r reply) word() string { return r.text(0) }
 
@@ -108,12 +129,43 @@ func (r reply) unexpected(operation, key string) error {
 	return fmt.Errorf("redislock: %s %q: unexpected reply %v", operation, key, []any(r))
 }
 
+// A script is one of ours, on its way to the server by its digest.
+type script struct{ source, digest string }
+
+func newScript(source string) *script {
+	return &script{source, redis.NewScript(source).Hash()}
+}
+
+// The commands' names, in an interface once and for all.
+var (
+	evalName    any = "eval"
+	evalshaName any = "evalsha"
+)
+
 // run sends one script and gives up on the answer after timeout. The server may
-// carry it out all the same, then or later.
-func (c *Client) run(ctx context.Context, timeout time.Duration, s *redis.Script, keys []string, args ...any) (reply, error) {
-	return bounded(ctx, timeout, func(ctx context.Context) (reply, error) {
-		return s.Run(ctx, c.rdb, keys, args...).Slice()
-	})
+// carry it out all the same, then or later. Arguments may be pointers, which cost no
+// copy.
+func (c *Client) run(ctx context.Context, timeout time.Duration, s *script, keys []string, args ...any) (reply, error) {
+	answer, err := c.eval(ctx, timeout, evalshaName, &s.digest, keys, args)
+	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		answer, err = c.eval(ctx, timeout, evalName, &s.source, keys, args)
+	}
+	return answer, err
+}
+
+func (c *Client) eval(ctx context.Context, timeout time.Duration, name any, what *string, keys []string, args []any) (reply, error) {
+	m := newCommand(ctx, timeout)
+	all := append(m.args[:0], name, what, len(keys))
+	for _, key := range keys {
+		all = append(all, key)
+	}
+	cmd := redis.NewCmd(m, append(all, args...)...)
+	cmd.SetFirstKeyPos(3)
+	m.cmd = cmd
+	if err := c.line.do(m); err != nil {
+		return nil, err
+	}
+	return parseReply(cmd.Val())
 }
 
 // bounded returns when call does, or when ctx is done or the timeout over,

@@ -33,7 +33,8 @@ type Semaphore struct {
 }
 
 // Semaphore returns the semaphore of a key. It sends nothing. The options are those of
-// each permit; WithoutFence, WithFair, WithMinHold and WithHistory are refused.
+// each permit; WithoutFence, WithFair, WithMinHold, WithHistory and WithMetadata are
+// refused.
 func (c *Client) Semaphore(key string, permits int, opts ...LockOption) (*Semaphore, error) {
 	if permits < 1 || permits > MaxPermits {
 		return nil, invalid("permits", strconv.Itoa(permits), fmt.Sprintf("is not between 1 and %d", MaxPermits))

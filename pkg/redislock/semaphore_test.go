@@ -34,8 +34,8 @@ func get(t testing.TB, acquire func(context.Context, ...LockOption) (*Lock, erro
 	return l
 }
 
-// refusal returns the *HeldError that a call must get.
-func refusal(t testing.TB, acquire func(context.Context, ...LockOption) (*Lock, error), opts ...LockOption) *HeldError {
+// refusalOf returns the *HeldError that a call must get.
+func refusalOf(t testing.TB, acquire func(context.Context, ...LockOption) (*Lock, error), opts ...LockOption) *HeldError {
 	t.Helper()
 	_, err := acquire(t.Context(), opts...)
 	held, ok := errors.AsType[*HeldError](err)
@@ -45,10 +45,10 @@ func refusal(t testing.TB, acquire func(context.Context, ...LockOption) (*Lock, 
 	return held
 }
 
-// turnedAway is refusal for who does not ask why.
+// turnedAway is refusalOf for who does not ask why.
 func turnedAway(t testing.TB, acquire func(context.Context, ...LockOption) (*Lock, error), opts ...LockOption) {
 	t.Helper()
-	_ = refusal(t, acquire, opts...)
+	_ = refusalOf(t, acquire, opts...)
 }
 
 // waitBy starts a call that waits, and returns when it does.
@@ -115,7 +115,7 @@ func TestSemaphoreHasSoManyHoldersAndNoMore(t *testing.T) {
 	g.Expect(tokens).To(HaveLen(3))
 	g.Expect(fences).To(HaveLen(3), "each has a fence of its own")
 
-	full := refusal(t, s.TryAcquire)
+	full := refusalOf(t, s.TryAcquire)
 	g.Expect(full.Kind).To(Equal(KindSemaphore))
 	g.Expect(full.TTL).To(about(5 * time.Minute))
 	g.Expect(full.Error()).To(ContainSubstring("by as many as it has permits"))
@@ -171,7 +171,7 @@ func TestSemaphoreExcludesOtherLocksAndIsExcluded(t *testing.T) {
 	c := dial(t, server.URL(), WithIdentity("site-a"))
 	s := semaphore(t, c, 3, patient())
 	plain := mustAcquire(t, c, key, patient())
-	held := refusal(t, s.TryAcquire)
+	held := refusalOf(t, s.TryAcquire)
 	g.Expect(held.Holder).To(Equal("site-a"))
 	g.Expect(held.Kind).To(Equal(KindLock))
 	g.Expect(plain.Release(t.Context())).To(Succeed())
@@ -433,7 +433,7 @@ func TestBadSemaphoresAreRefusedBeforeAnythingIsSent(t *testing.T) {
 	}
 	bad := map[string]LockOption{
 		"unfenced": WithoutFence(), "fair": WithFair(), "minimum": WithMinHold(time.Second),
-		"history": WithHistory(1), "lease": WithLease(0),
+		"history": WithHistory(1), "metadata": WithMetadata("m"), "lease": WithLease(0),
 	}
 	s := semaphore(t, c, MaxPermits)
 	rw, err := c.RWLock(key)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Kind says what stands at a lock's key.
@@ -51,18 +49,20 @@ func (s *share) validate(cfg *lockConfig) error {
 		return invalid("option", "WithMinHold", why)
 	case cfg.history > 0:
 		return invalid("option", "WithHistory", why)
+	case cfg.metadata != "":
+		return invalid("option", "WithMetadata", why)
 	}
 	return nil
 }
 
-func (cfg *lockConfig) renewScript() *redis.Script {
+func (cfg *lockConfig) renewScript() *script {
 	if cfg.share != nil {
 		return prolongScript
 	}
 	return renewScript
 }
 
-func (cfg *lockConfig) releaseScript() *redis.Script {
+func (cfg *lockConfig) releaseScript() *script {
 	if cfg.share != nil {
 		return leaveScript
 	}

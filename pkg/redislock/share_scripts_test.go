@@ -12,7 +12,7 @@ import (
 const readers = "~readers"
 
 var (
-	enterKeys   = []string{key, fenceKey(key), queueKey(key), placesKey(key)}
+	enterKeys   = []string{key, fenceKey(key), metadataKey(key), queueKey(key), placesKey(key)}
 	channelArgs = []any{wakeChannel(key)}
 )
 
@@ -22,7 +22,7 @@ func (s *stage) enter(attempt, mark string, change ...any) reply {
 	s.t.Helper()
 	limit := 0
 	_, _ = fmt.Sscanf(mark, "~permits %d", &limit)
-	args := append([]any{attempt, minute, 0, 0, 0, 10 * minute, 0, mark, limit}, channelArgs...)
+	args := append([]any{attempt, minute, 0, 0, 0, 10 * minute, 0, "", mark, limit}, channelArgs...)
 	copy(args[1:], change)
 	return s.play(enterScript, enterKeys, args...)
 }

@@ -34,10 +34,17 @@ type wakes struct {
 type wakeQueue struct {
 	waiters   []*waiter
 	placed    []*waiter
+	watchers  map[*watcher]struct{}
 	confirmed bool
 }
 
-func (q *wakeQueue) empty() bool { return len(q.waiters)+len(q.placed) == 0 }
+func (q *wakeQueue) empty() bool { return len(q.waiters)+len(q.placed)+len(q.watchers) == 0 }
+
+func (q *wakeQueue) wakeWatchers() {
+	for w := range q.watchers {
+		notify(w.wake)
+	}
+}
 
 // wakeForemost wakes the first of those who have a place. One whose ticket is not
 // known yet may be that.
@@ -101,8 +108,8 @@ func (h *wakes) newWaiter(key string) *waiter {
 	return &waiter{hub: h, channel: wakeChannel(key), wake: make(chan struct{}, 1), promoted: make(chan struct{}, 1)}
 }
 
-// queue returns the queue of a channel and begins one where there is none. The caller
-// holds mu.
+// queue returns that of a channel, and subscribes where it is new. The caller holds
+// mu.
 func (h *wakes) queue(channel string) *wakeQueue {
 	q := h.queues[channel]
 	if q == nil {
@@ -112,6 +119,15 @@ func (h *wakes) queue(channel string) *wakeQueue {
 		notify(h.kick)
 	}
 	return q
+}
+
+// dropIfEmpty ends the subscription of a queue in which nobody is left. The caller
+// holds mu.
+func (h *wakes) dropIfEmpty(channel string) {
+	if h.queues[channel].empty() {
+		delete(h.queues, channel)
+		notify(h.kick)
+	}
 }
 
 // leave takes a waiter out. If it was the first its place goes to the next, and so
@@ -125,10 +141,8 @@ func (w *waiter) leave(acquired bool) {
 	leaves := func(other *waiter) bool { return other == w }
 	q.waiters = slices.DeleteFunc(q.waiters, leaves)
 	q.placed = slices.DeleteFunc(q.placed, leaves)
+	h.dropIfEmpty(w.channel)
 	switch {
-	case q.empty():
-		delete(h.queues, w.channel)
-		notify(h.kick)
 	case w.placed && !acquired:
 		q.wakeForemost()
 	case first && len(q.waiters) > 0:
@@ -284,6 +298,7 @@ func (h *wakes) wakeFirst(channel string, confirmed bool) {
 	if len(q.waiters) > 0 {
 		notify(q.waiters[0].wake)
 	}
+	q.wakeWatchers()
 	if !confirmed {
 		q.wakeForemost()
 		return
@@ -298,6 +313,7 @@ func (h *wakes) unconfirm() {
 	defer h.mu.Unlock()
 	for _, q := range h.queues {
 		q.confirmed = false
+		q.wakeWatchers() // they look whether Redis is there
 	}
 }
 

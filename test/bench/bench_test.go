@@ -14,6 +14,8 @@ import (
 	"github.com/go-redsync/redsync/v4"
 	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/rueidis"
+	"github.com/redis/rueidis/rueidislock"
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
@@ -33,6 +35,8 @@ var contenders = []contender{
 	{"ours-fenced", ours()},
 	{"bsm", peerBSM},
 	{"redsync", peerRedsync},
+	{"rueidislock", peerRueidis(1)},
+	{"rueidislock-default", peerRueidis(2)},
 }
 
 // BenchmarkOneCaller is one caller after the other.
@@ -83,6 +87,7 @@ func start(b *testing.B) *redis.Client {
 		b.Fatal(err)
 	}
 	options.PoolSize = 64
+	options.ContextTimeoutEnabled = true
 	rdb := redis.NewClient(options)
 	b.Cleanup(func() { _ = rdb.Close() })
 	return rdb
@@ -141,4 +146,33 @@ func peerRedsync(_ testing.TB, rdb *redis.Client) func(context.Context, string) 
 		_, err := mutex.UnlockContext(ctx)
 		return err
 	}
+}
+
+// peerRueidis takes that many keys, a majority of twice as many less one.
+func peerRueidis(majority int32) func(testing.TB, *redis.Client) func(context.Context, string) error {
+	return func(tb testing.TB, rdb *redis.Client) func(context.Context, string) error {
+		locker := newRueidis(tb, rdb, majority)
+		return func(ctx context.Context, key string) error {
+			_, release, err := locker.TryWithContext(ctx, key)
+			if err != nil {
+				return err
+			}
+			release()
+			return nil
+		}
+	}
+}
+
+func newRueidis(tb testing.TB, rdb *redis.Client, majority int32) rueidislock.Locker {
+	tb.Helper()
+	locker, err := rueidislock.NewLocker(rueidislock.LockerOption{
+		ClientOption: rueidis.ClientOption{InitAddress: []string{rdb.Options().Addr}},
+		KeyValidity:  lease, ExtendInterval: lease / 3,
+		KeyMajority: majority, NoLoopTracking: true,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(locker.Close)
+	return locker
 }

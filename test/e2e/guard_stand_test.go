@@ -344,10 +344,14 @@ func metric(ctx context.Context, g Gomega, m *operator.Manager, name string, lab
 type witness struct {
 	mu   sync.Mutex
 	pods map[types.UID]sighting
+	// twins are pods that began while another of their Job lived, by the order in which
+	// their cluster tells of them.
+	twins []string
 }
 
 type sighting struct {
 	site  *site
+	lives bool
 	job   string
 	fence string
 	// from and to are by the clusters' clocks, which are one here, in whole seconds. A
@@ -409,7 +413,22 @@ func (w *witness) see(s *site, pod *corev1.Pod, gone bool) {
 	if gone && p.to.IsZero() {
 		p.to = time.Now()
 	}
+	p.lives = !gone && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+	if _, known := w.pods[pod.UID]; !known && p.lives {
+		for _, other := range w.pods {
+			if other.lives && other.site == s && other.job == p.job {
+				w.twins = append(w.twins, other.String()+" | "+p.String())
+			}
+		}
+	}
 	w.pods[pod.UID] = p
+}
+
+// twinned are pods that began while another of their Job lived.
+func (w *witness) twinned() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.twins)
 }
 
 // seen are the pods of a Job, by when they began.

@@ -71,6 +71,10 @@ type Options struct {
 	Log io.Writer
 	// Port asks for a certain port. Free choice when 0, which is what tests want.
 	Port int
+
+	// sentinelOf makes it a Sentinel of a primary; see StartSentinel.
+	sentinelOf   *Server
+	sentinelName string
 }
 
 // Persist tells what a restart does with the data.
@@ -192,6 +196,9 @@ func lookup() (string, error) {
 
 // prepare writes what the server reads at its start.
 func (s *Server) prepare() error {
+	if s.opts.sentinelOf != nil {
+		return s.prepareSentinel()
+	}
 	if len(s.opts.ACL) > 0 {
 		lines := s.opts.ACL
 		if s.opts.Password != "" {
@@ -252,6 +259,9 @@ func (s *Server) portNumber() int {
 }
 
 func (s *Server) args() []string {
+	if s.opts.sentinelOf != nil {
+		return s.sentinelArgs()
+	}
 	args := []string{"--dir", s.dir, "--save", s.opts.Save, "--appendonly", "no", "--daemonize", "no"}
 	if s.opts.AppendOnly {
 		args = append(args, "--appendonly", "yes", "--appendfsync", "always")
@@ -335,15 +345,20 @@ func (s *Server) watch(p *process, out io.Reader) {
 		if s.opts.Log != nil {
 			_, _ = fmt.Fprintln(s.opts.Log, line)
 		}
-		// Printed when the data is loaded, which a PING without password could
-		// not tell.
-		if !ready && (strings.Contains(line, "Ready to accept connections") || strings.Contains(line, "ready to accept connections at")) {
+		if !ready && announcesReady(line) {
 			ready = true
 			close(p.ready)
 		}
 	}
 	p.err = p.cmd.Wait()
 	close(p.exited)
+}
+
+// announcesReady recognises what is printed when the data is loaded, which a PING
+// without password could not tell; a Sentinel prints what it watches.
+func announcesReady(line string) bool {
+	return strings.Contains(line, "Ready to accept connections") || strings.Contains(line, "ready to accept connections at") ||
+		strings.Contains(line, " # +monitor ")
 }
 
 func (p *process) ended() bool {

@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  K, the lock
 -- KEYS[2]  {K}:fence, the highest fencing token granted so far
--- KEYS[3]  {K}:history, the last grants (only where ARGV[7] > 0)
+-- KEYS[3]  {K}:metadata, '<fence> <text>' of the last grant that has some
+-- KEYS[4]  {K}:history, the last grants (only where ARGV[7] > 0)
 -- ARGV[1]  attempt: the token up to and including its last '#'
 -- ARGV[2]  expiry of K, ms
 -- ARGV[3]  notAfter: server time in us after which this request is void; 0 = unknown
@@ -10,10 +11,14 @@
 -- ARGV[5]  forgiven: the `seen` for which the caller has sat out its quarantine
 -- ARGV[6]  expiry of the companion keys, ms
 -- ARGV[7]  length of the history; 0 = none is kept
+-- ARGV[8]  metadata of the grant; '' = it has none
 --
 -- Reply    {'granted', fence, pttl, now}
 --          {'again',   fence, pttl, now}     this attempt was granted before
---          {'held',    value, pttl, now}     value is '' where K is no string
+--          {'held',    value, pttl, now, metadata}
+--                                            value is '' where K is no string;
+--                                            metadata is what KEYS[3] holds, if
+--                                            anything, be it of this grant or not
 --          {'late',    '',    0,    now}
 --          {'corrupt', which, 0,    now}
 --          {'amnesia', stored, 0,   now}
@@ -38,7 +43,8 @@ if current then
   if string.sub(current, 1, #ARGV[1]) == ARGV[1] then
     return {'again', tonumber(string.sub(current, #ARGV[1] + 1)), pttl, now}
   end
-  return {'held', current, pttl, now}
+  local metadata = redis.pcall('GET', KEYS[3])
+  return {'held', current, pttl, now, type(metadata) == 'string' and metadata or nil}
 end
 
 local notAfter = tonumber(ARGV[3])
@@ -68,7 +74,7 @@ end
 
 local history = tonumber(ARGV[7])
 if history > 0 then
-  local kind = redis.call('TYPE', KEYS[3]).ok
+  local kind = redis.call('TYPE', KEYS[4]).ok
   if kind ~= 'none' and kind ~= 'stream' then
     return {'corrupt', 'history', 0, now}
   end
@@ -78,9 +84,12 @@ local fence = math.max(stored + 1, now, seen + 1)
 local digits = string.format('%.0f', fence)
 redis.call('SET', KEYS[2], digits, 'PX', ARGV[6])
 if history > 0 then
-  redis.call('XADD', KEYS[3], 'MAXLEN', history, '*',
+  redis.call('XADD', KEYS[4], 'MAXLEN', history, '*',
     'fence', digits, 'holder', string.match(ARGV[1], '^[^#]*'))
-  redis.call('PEXPIRE', KEYS[3], ARGV[6])
+  redis.call('PEXPIRE', KEYS[4], ARGV[6])
+end
+if ARGV[8] ~= '' then
+  redis.call('SET', KEYS[3], digits .. ' ' .. ARGV[8], 'PX', ARGV[6])
 end
 redis.call('SET', KEYS[1], ARGV[1] .. digits, 'PX', ARGV[2])
 return {'granted', fence, tonumber(ARGV[2]), now}

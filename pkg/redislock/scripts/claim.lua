@@ -176,7 +176,7 @@ end
 -- An answer that is repeated writes nothing where nothing is missing, and so
 -- needs no memory.
 local expiry = tonumber(ARGV[8])
-local asked = tonumber(string.match(fields['expiry'] or '', '^%d+$'))
+local asked = tonumber((string.match(fields['expiry'] or '', '^%d+$')))
 if asked and asked <= 2 * YEAR / 1000 then
   expiry = math.max(expiry, asked)
 end
@@ -211,7 +211,7 @@ for i = 1, #hash, 2 do
   local of, s = string.match(field, '^tick ([^ ]+) (%d+)$')
   local at = s and s * 1e6
   if not of and string.find(field, '^id [^ ]+$') then
-    of, at = '', tonumber(string.match(value, '^%a+ %d+ %d+ (%d+) ')) or 0
+    of, at = '', tonumber((string.match(value, '^%a+ %d+ %d+ (%d+) '))) or 0
   end
   if of and field ~= name then
     local state, number = string.match(value, '^(%a+) (%d+) ')

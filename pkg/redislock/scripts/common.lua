@@ -39,6 +39,12 @@ local function markOf(key)
   end
 end
 
+-- metadataAt returns what is stored as metadata, if anything: see acquire.
+local function metadataAt(key)
+  local metadata = redis.pcall('GET', key)
+  return type(metadata) == 'string' and metadata or nil
+end
+
 -- foremost drops the places that have lapsed and returns the attempt that is first
 -- in the queue. Where that changes who is first, and it is not the caller, the others
 -- are told.

@@ -4,17 +4,19 @@
 --
 -- KEYS[1]  K, the lock
 -- KEYS[2]  {K}:fence, the highest fencing token granted so far
--- KEYS[3]  {K}:queue
--- KEYS[4]  {K}:places
--- ARGV[1..7]  as those of acquire; the expiry is that of the grant, no history is kept
--- ARGV[8]  the mark: '~permits <limit>' or '~readers'
--- ARGV[9]  how many grants there may be at once; 0 = any number
--- ARGV[10]  the channel on which waiters listen
+-- KEYS[3]  {K}:metadata
+-- KEYS[4]  {K}:queue
+-- KEYS[5]  {K}:places
+-- ARGV[1..8]  as those of acquire; the expiry is that of the grant, and neither history
+--          nor metadata is kept
+-- ARGV[9]  the mark: '~permits <limit>' or '~readers'
+-- ARGV[10]  how many grants there may be at once; 0 = any number
+-- ARGV[11]  the channel on which waiters listen
 --
 -- Reply    {'granted', fence, ttl, now}     ttl is that of the grant, ms
 --          {'again',   fence, ttl, now}     this attempt was granted before
---          {'held', value, pttl, now, ahead, 0, kind}
---            kind: what stands at K, as in the reply of queued; ahead: how many wait
+--          {'held', value, pttl, now, ahead, 0, kind, metadata}
+--            kind and metadata: as in the reply of queued; ahead: how many wait
 --            for the whole of K, and pttl is then that of the first one's place.
 --            Where all permits are taken pttl is that of the first to lapse.
 --          {'limit', limit, pttl, now}      grants under another limit stand there
@@ -24,14 +26,14 @@
 -- any; none beside a string at K. K expires with the last grant. Fencing tokens as
 -- those of acquire. Who comes after somebody that waits for the whole of K is refused,
 -- or the latter might wait for ever.
-local attempt, limit = ARGV[1], tonumber(ARGV[9])
+local attempt, limit = ARGV[1], tonumber(ARGV[10])
 
 local kind, mark, live = kindOf(KEYS[1]), nil, 0
-if notSets(KEYS[3], KEYS[4]) then
+if notSets(KEYS[4], KEYS[5]) then
   return {'corrupt', 'queue', 0, now}
 end
 if kind == 'string' then
-  return {'held', redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), now, 0, 0, 'lock'}
+  return {'held', redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), now, 0, 0, 'lock', metadataAt(KEYS[3])}
 end
 if kind ~= 'none' then
   mark = kind == 'zset' and markOf(KEYS[1])
@@ -46,7 +48,7 @@ if kind ~= 'none' then
       return {'again', tonumber(string.sub(token, #attempt + 1)), redis.call('ZSCORE', KEYS[1], token) - ms, now}
     end
   end
-  if live > 0 and mark ~= ARGV[8] then
+  if live > 0 and mark ~= ARGV[9] then
     if limit > 0 and kind == 'permits' then
       return {'limit', tonumber(string.match(mark, '%d+')), redis.call('PTTL', KEYS[1]), now}
     end
@@ -62,10 +64,10 @@ if notAfter > 0 and now > notAfter then
   return {'late', '', 0, now}
 end
 
-local head = foremost(KEYS[3], KEYS[4], '', ARGV[10])
+local head = foremost(KEYS[4], KEYS[5], '', ARGV[11])
 if head then
-  local rest = redis.call('ZSCORE', KEYS[4], head) - ms
-  return {'held', '', rest, now, redis.call('ZCARD', KEYS[3]), 0, kind}
+  local rest = redis.call('ZSCORE', KEYS[5], head) - ms
+  return {'held', '', rest, now, redis.call('ZCARD', KEYS[4]), 0, kind}
 end
 
 local fence, refusal = draw(KEYS[2], tonumber(ARGV[4]), tonumber(ARGV[5]))
@@ -79,6 +81,6 @@ if live == 0 then
 else
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', digits(ms))
 end
-redis.call('ZADD', KEYS[1], digits(ms + ARGV[2]), attempt .. digits(fence), '+inf', ARGV[8])
+redis.call('ZADD', KEYS[1], digits(ms + ARGV[2]), attempt .. digits(fence), '+inf', ARGV[9])
 redis.call('PEXPIREAT', KEYS[1], redis.call('ZRANGE', KEYS[1], -2, -2, 'WITHSCORES')[2])
 return {'granted', fence, tonumber(ARGV[2]), now}

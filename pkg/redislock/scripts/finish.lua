@@ -68,13 +68,13 @@ end
 if word == 'done' then
   local at = string.format('%.0f', now)
   local write = {name, 'done ' .. ARGV[2] .. ' ' .. grant .. ' ' .. at .. ' ' .. claimant .. ' ' .. ARGV[3]}
-  local last = series and tonumber(string.match(fields['success ' .. series] or '', '^%d+$'))
+  local last = series and tonumber((string.match(fields['success ' .. series] or '', '^%d+$')))
   if series and ARGV[4] == 'success' and (not last or now > last or last > now + YEAR) then
     table.insert(write, 'success ' .. series)
     table.insert(write, at)
   end
   redis.call('HSET', KEYS[1], unpack(write))
-  local expiry = tonumber(string.match(fields['expiry'] or '', '^%d+$'))
+  local expiry = tonumber((string.match(fields['expiry'] or '', '^%d+$')))
   if expiry and expiry <= 2 * YEAR / 1000 and redis.call('PTTL', KEYS[1]) < expiry then
     redis.call('PEXPIRE', KEYS[1], expiry)
   end

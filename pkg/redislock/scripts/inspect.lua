@@ -2,9 +2,11 @@
 --
 -- KEYS[1]  K, the lock
 -- KEYS[2]  {K}:fence
+-- KEYS[3]  {K}:metadata; may be left out
 --
--- Reply    {kind, value, pttl, fence, now}
---          kind 'none', 'string' or 'other'; fence '' where none is stored
+-- Reply    {kind, value, pttl, fence, now, metadata}
+--          kind 'none', 'string' or 'other'; fence '' where none is stored;
+--          metadata, for a string only, is what KEYS[3] holds, if anything
 local t = redis.call('TIME')
 local now = t[1] * 1e6 + t[2]
 
@@ -22,4 +24,5 @@ end
 if not current then
   return {'none', '', -2, fence, now}
 end
-return {'string', current, redis.call('PTTL', KEYS[1]), fence, now}
+local metadata = KEYS[3] and redis.pcall('GET', KEYS[3])
+return {'string', current, redis.call('PTTL', KEYS[1]), fence, now, type(metadata) == 'string' and metadata or nil}

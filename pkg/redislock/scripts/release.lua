@@ -7,8 +7,8 @@
 -- ARGV[4]  'token': K must equal ARGV[1]; 'attempt': K must begin with it, for the
 --          clean-up of an acquire whose answer, and so its fence, never arrived
 --
--- Reply    {'done', ''}
---          {'gone', ''}          nothing there, or our own tombstone
+-- Reply    1                     done
+--          0                     gone: nothing there, or our own tombstone
 --          {'mismatch', value}   value is '' where K is no string
 --
 -- Invariant: only the named grant is given back. A tombstone begins with '~':
@@ -21,7 +21,7 @@ if type(current) == 'table' then
   return {'mismatch', ''}
 end
 if not current then
-  return {'gone', ''}
+  return 0
 end
 local mine = current == ARGV[1]
 if ARGV[4] == 'attempt' then
@@ -29,7 +29,7 @@ if ARGV[4] == 'attempt' then
 end
 if not mine then
   if string.sub(current, 1, #ARGV[1] + 1) == '~' .. ARGV[1] then
-    return {'gone', ''}
+    return 0
   end
   return {'mismatch', current}
 end
@@ -47,4 +47,4 @@ else
 end
 -- An ACL may deny the channel; that must not turn a done release into an error.
 redis.pcall('PUBLISH', ARGV[3], '')
-return {'done', ''}
+return 1

@@ -62,7 +62,7 @@ elseif not string.find(name, '^tick ') then
   end
 end
 if word == 'reopened' then
-  local expiry = tonumber(string.match(fields['expiry'] or '', '^%d+$'))
+  local expiry = tonumber((string.match(fields['expiry'] or '', '^%d+$')))
   if expiry and expiry <= 2 * YEAR / 1000 and redis.call('PTTL', KEYS[1]) < expiry then
     redis.call('PEXPIRE', KEYS[1], expiry)
   end

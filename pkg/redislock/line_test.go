@@ -1,0 +1,185 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/test/proxy"
+)
+
+// pipelines is a hook that counts pipelines and what is in them.
+type pipelines struct {
+	mu      sync.Mutex
+	lengths []int
+}
+
+func (p *pipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (p *pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		p.mu.Lock()
+		p.lengths = append(p.lengths, len(cmds))
+		p.mu.Unlock()
+		return next(ctx, cmds)
+	}
+}
+
+// occupy has a caller's own command wait for its answer, so that others queue. The
+// function that it returns lets it go on.
+func occupy(t *testing.T, p *proxy.Proxy, c *Client) func() {
+	t.Helper()
+	acquaint(t, c)
+	if _, err := c.Inspect(t.Context(), "lock:first"); err != nil {
+		t.Fatal(err)
+	}
+	stuck := p.Hold(proxy.Script("lock:first", fenceKey("lock:first")))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = c.Inspect(t.Context(), "lock:first")
+	}()
+	<-stuck.Arrived
+	return func() {
+		_, _ = stuck.Deliver()
+		<-done
+	}
+}
+
+func timedOut(err error) bool {
+	_, ok := errors.AsType[*timeoutError](err)
+	return ok
+}
+
+func (l *line) queued() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue)
+}
+
+func TestCallersWhoMeetShareAPipeline(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	p := proxy.Start(t, startRedis(t).URL())
+	rdb := connect(t, p.URL())
+	seen := &pipelines{}
+	rdb.AddHook(seen)
+	c := newClient(t, rdb)
+
+	// One caller is under way himself, and the pipeline of the next hangs: whoever
+	// comes after them waits for that, and goes out together.
+	release := occupy(t, p, c)
+	hung := p.Hold(proxy.Script("lock:second", fenceKey("lock:second")))
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = c.Inspect(t.Context(), "lock:second") })
+	<-hung.Arrived
+	// A script that the server has forgotten heals in a pipeline, too.
+	g.Expect(connect(t, p.URL()).ScriptFlush(t.Context()).Err()).To(Succeed())
+	const callers = 20
+	for n := range callers {
+		wg.Go(func() {
+			l, err := c.TryAcquire(t.Context(), fmt.Sprint("lock:", n), patient())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if other, err := c.TryAcquire(t.Context(), l.Key(), patient()); err == nil {
+				t.Errorf("two hold %q: %s", l.Key(), other.Token())
+			}
+		})
+	}
+	g.Eventually(c.line.queued).Should(Equal(callers))
+	_, err := hung.Deliver()
+	g.Expect(err).NotTo(HaveOccurred())
+	release()
+	wg.Wait()
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	g.Expect(seen.lengths).To(ContainElement(BeNumerically(">=", callers)))
+}
+
+func TestWhoGivesUpWhileItQueuesWasNeverSent(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	p := proxy.Start(t, server.URL())
+	c := dial(t, p.URL())
+	release := occupy(t, p, c)
+	hung := p.Hold(proxy.Script("lock:second", fenceKey("lock:second")))
+	var wg sync.WaitGroup
+	busy := make(chan struct{})
+	wg.Go(func() {
+		defer close(busy)
+		_, _ = c.Inspect(t.Context(), "lock:second")
+	})
+	<-hung.Arrived
+
+	ctx, cancel := context.WithCancel(t.Context())
+	wg.Go(func() {
+		_, err := c.TryAcquire(ctx, key, patient())
+		if err == nil || !strings.Contains(err.Error(), context.Canceled.Error()) {
+			t.Errorf("cancelled while it queued: %v", err)
+		}
+	})
+	g.Eventually(c.line.queued).Should(Equal(1))
+	cancel()
+	g.Eventually(c.line.queued).Should(BeZero())
+	// One whose own time is over is told so, though the line is still busy.
+	_, err := c.TryAcquire(t.Context(), key, WithLease(400*time.Millisecond))
+	g.Expect(timedOut(err)).To(BeTrue(), "%v", err)
+	g.Expect(busy).NotTo(BeClosed())
+
+	_, err = hung.Deliver()
+	g.Expect(err).NotTo(HaveOccurred())
+	release()
+	wg.Wait()
+	g.Expect(p.Count(acquireOf(key))).To(BeZero())
+}
+
+func TestACommandThatIsNotAnsweredEndsAtItsTime(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	c := newClient(t, connect(t, server.URL(), func(o *redis.Options) { o.ReadTimeout = 10 * time.Minute }))
+	acquaint(t, c)
+	g.Expect(server.Pause()).To(Succeed())
+
+	_, err := c.TryAcquire(t.Context(), key, WithLease(3*time.Second))
+	g.Expect(timedOut(err)).To(BeTrue(), "%v", err)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = c.TryAcquire(ctx, key, patient())
+	g.Expect(err).To(MatchError(context.DeadlineExceeded), "the caller's own time")
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	_, err = c.TryAcquire(ctx, key, patient())
+	g.Expect(err).To(MatchError(context.Canceled))
+	g.Expect(server.Resume()).To(Succeed())
+	mustAcquire(t, c, key, patient(), WithWait())
+}
+
+func TestALockWithoutAFenceCostsFewAllocations(t *testing.T) {
+	// Not parallel: the allocations of others would count.
+	c := dial(t, startRedis(t).URL())
+	acquaint(t, c)
+	opts := []LockOption{patient(), WithoutFence()}
+	n := testing.AllocsPerRun(200, func() {
+		l, err := c.TryAcquire(t.Context(), key, opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 20 {
+		t.Errorf("acquire and release: %v allocations", n)
+	}
+}
