@@ -297,11 +297,19 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		return nil, &QuarantineError{Key: a.key, Seen: known.quarantined, Stored: known.found, Remaining: left}
 	}
 	seen := max(known.seen, cfg.seen)
-	script, keys, more := a.request()
-	args := append([]any{
-		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent) + timeout.Microseconds(),
-		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata,
-	}, more...)
+	fence, metadata := grantCompanions(a.key)
+	// Of the most that is appended, so that they stay on the stack.
+	keys := append(make([]string, 0, 6), a.key, fence, metadata)
+	args := append(make([]any, 0, 11),
+		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
+		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata)
+	script := acquireScript
+	switch {
+	case cfg.fair || cfg.share != nil:
+		script, keys, args = a.inQueue(keys, args)
+	case cfg.history > 0:
+		keys = append(keys, historyKey(a.key))
+	}
 	r, err := c.run(ctx, timeout, script, keys, args...)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)

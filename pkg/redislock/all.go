@@ -290,7 +290,8 @@ func (c *Client) newJointAttempt(keys []string, opts []LockOption) (*jointAttemp
 		part := *first
 		part.key = key
 		a.parts = append(a.parts, &part)
-		a.keys = append(a.keys, grantKeys(key, true)...)
+		fence, metadata := grantCompanions(key)
+		a.keys = append(a.keys, key, fence, metadata, historyKey(key))
 	}
 	return a, nil
 }

@@ -15,7 +15,11 @@ const (
 	keyC = "lock:{t}:c"
 )
 
-var allKeys = append(append(grantKeys(keyA, true), grantKeys(keyB, true)...), grantKeys(keyC, true)...)
+var allKeys = []string{
+	keyA, fenceKey(keyA), metadataKey(keyA), historyKey(keyA),
+	keyB, fenceKey(keyB), metadataKey(keyB), historyKey(keyB),
+	keyC, fenceKey(keyC), metadataKey(keyC), historyKey(keyC),
+}
 
 // acquireAll plays the script for three locks, of which Redis lost nothing.
 func (s *stage) acquireAll(attempt string, change ...any) reply {

@@ -86,8 +86,20 @@ func (c *Client) look(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("redislock: inspect %q: %w", key, err)
 	}
+	if !inspected(r) {
+		return Info{}, r.unexpected("inspect", key)
+	}
 	c.server.learn(sent, c.clock.now(), r.number(4))
 	return describe(key, r, c.witness(key, r.text(1), r.number(4))), nil
+}
+
+// inspected says whether a reply is one of the inspect script.
+func inspected(r reply) bool {
+	switch r.word() {
+	case "none", "string", "other":
+		return true
+	}
+	return false
 }
 
 func describe(key string, r reply, fence uint64) Info {

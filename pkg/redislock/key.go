@@ -66,14 +66,10 @@ func queueKey(key string) string      { return companion(key, "queue") }
 func placesKey(key string) string     { return companion(key, "places") }
 func wakeChannel(key string) string   { return companion(key, "wake") }
 
-// grantKeys names the keys of the acquire script, the last of which is needed only
-// for a history. The companions share one string: a try is to cost few allocations.
-func grantKeys(key string, history bool) []string {
+// grantCompanions returns the keys of the fence and of the metadata that share one
+// string, for every try needs both.
+func grantCompanions(key string) (fence, metadata string) {
 	prefix := companion(key, "")
-	all := prefix + "fence" + prefix + "metadata"
-	metadata := len(prefix) + len("fence")
-	if !history {
-		return []string{key, all[:metadata], all[metadata:]}
-	}
-	return []string{key, all[:metadata], all[metadata:], historyKey(key)}
+	both := prefix + "fence" + prefix + "metadata"
+	return both[:len(prefix)+len("fence")], both[len(prefix)+len("fence"):]
 }

@@ -14,6 +14,10 @@ import (
 // of others.
 const lineBatch = 100
 
+// lineStall is how long a caller queues before he sends by himself after all, so that
+// a pipeline whose answer is lost holds up nobody else.
+const lineStall = 50 * time.Millisecond
+
 // A line carries the commands of all callers to Redis. Whoever finds it idle sends
 // his command himself, for a goroutine and a timer of its own cost more than the
 // command. Who finds it busy queues up, and what is queued goes out together in one
@@ -27,7 +31,8 @@ type line struct {
 	shared bool
 	// deaf: rdb does not heed deadlines, so that each command needs a goroutine, to be
 	// given up on.
-	deaf bool
+	deaf  bool
+	stall time.Duration
 
 	mu       sync.Mutex
 	busy     bool // a caller sends a command
@@ -39,7 +44,7 @@ func newLine(rdb redis.UniversalClient) *line {
 	switch r := rdb.(type) {
 	case *redis.Client:
 		heeds := r.Options().ContextTimeoutEnabled
-		return &line{rdb: rdb, shared: heeds, deaf: !heeds}
+		return &line{rdb: rdb, shared: heeds, deaf: !heeds, stall: lineStall}
 	case *redis.ClusterClient:
 		return &line{rdb: rdb, deaf: !r.Options().ContextTimeoutEnabled}
 	}
@@ -103,21 +108,39 @@ func (l *line) wait(m *command) error {
 	}
 	l.mu.Unlock()
 
-	timer := time.NewTimer(time.Until(m.deadline))
+	timer := time.NewTimer(min(l.stall, m.timeout/2))
 	defer timer.Stop()
-	select {
-	case <-m.done:
-		return m.cmd.Err()
-	case <-m.ctx.Done():
-	case <-timer.C:
+	for {
+		select {
+		case <-m.done:
+			return m.cmd.Err()
+		case <-m.ctx.Done():
+			l.withdraw(m)
+			return m.ctx.Err()
+		case <-timer.C:
+			if l.withdraw(m) {
+				return l.rdb.Process(m, m.cmd)
+			}
+			left := time.Until(m.deadline)
+			if left <= 0 {
+				return context.DeadlineExceeded
+			}
+			timer.Reset(left)
+		}
 	}
+}
+
+// withdraw takes back a command that queues, and says whether it was still there: it
+// is never sent then.
+func (l *line) withdraw(m *command) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// What was not sent yet never is.
-	if i := slices.Index(l.queue, m); i >= 0 {
-		l.queue = slices.Delete(l.queue, i, i+1)
+	i := slices.Index(l.queue, m)
+	if i < 0 {
+		return false
 	}
-	return context.DeadlineExceeded
+	l.queue = slices.Delete(l.queue, i, i+1)
+	return true
 }
 
 // flush sends what is queued until nothing is.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,24 +31,33 @@ func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 	}
 }
 
-// occupy has a caller's own command wait for its answer, so that others queue. The
-// function that it returns lets it go on.
-func occupy(t *testing.T, p *proxy.Proxy, c *Client) func() {
+// jam has a caller's own command wait for its answer, and the pipeline of the next
+// caller too, so that whoever comes after them queues. The function that it returns
+// lets both go on.
+func jam(t *testing.T, p *proxy.Proxy, c *Client) func() {
 	t.Helper()
 	acquaint(t, c)
-	if _, err := c.Inspect(t.Context(), "lock:first"); err != nil {
+	if _, err := c.Inspect(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
-	stuck := p.Hold(proxy.Script("lock:first", fenceKey("lock:first")))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, _ = c.Inspect(t.Context(), "lock:first")
-	}()
-	<-stuck.Arrived
+	var release []func()
+	for _, key := range []string{"lock:jam:1", "lock:jam:2"} {
+		stuck := p.Hold(proxy.Script(key, fenceKey(key)))
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = c.Inspect(t.Context(), key)
+		}()
+		<-stuck.Arrived
+		release = append(release, func() {
+			_, _ = stuck.Deliver()
+			<-done
+		})
+	}
 	return func() {
-		_, _ = stuck.Deliver()
-		<-done
+		for _, f := range release {
+			f()
+		}
 	}
 }
 
@@ -73,16 +81,12 @@ func TestCallersWhoMeetShareAPipeline(t *testing.T) {
 	rdb.AddHook(seen)
 	c := newClient(t, rdb)
 
-	// One caller is under way himself, and the pipeline of the next hangs: whoever
-	// comes after them waits for that, and goes out together.
-	release := occupy(t, p, c)
-	hung := p.Hold(proxy.Script("lock:second", fenceKey("lock:second")))
-	var wg sync.WaitGroup
-	wg.Go(func() { _, _ = c.Inspect(t.Context(), "lock:second") })
-	<-hung.Arrived
+	c.line.stall = time.Hour
+	release := jam(t, p, c)
 	// A script that the server has forgotten heals in a pipeline, too.
 	g.Expect(connect(t, p.URL()).ScriptFlush(t.Context()).Err()).To(Succeed())
 	const callers = 20
+	var wg sync.WaitGroup
 	for n := range callers {
 		wg.Go(func() {
 			l, err := c.TryAcquire(t.Context(), fmt.Sprint("lock:", n), patient())
@@ -96,8 +100,6 @@ func TestCallersWhoMeetShareAPipeline(t *testing.T) {
 		})
 	}
 	g.Eventually(c.line.queued).Should(Equal(callers))
-	_, err := hung.Deliver()
-	g.Expect(err).NotTo(HaveOccurred())
 	release()
 	wg.Wait()
 	seen.mu.Lock()
@@ -108,39 +110,40 @@ func TestCallersWhoMeetShareAPipeline(t *testing.T) {
 func TestWhoGivesUpWhileItQueuesWasNeverSent(t *testing.T) {
 	t.Parallel()
 	g := within(t)
-	server := startRedis(t)
-	p := proxy.Start(t, server.URL())
+	p := proxy.Start(t, startRedis(t).URL())
 	c := dial(t, p.URL())
-	release := occupy(t, p, c)
-	hung := p.Hold(proxy.Script("lock:second", fenceKey("lock:second")))
-	var wg sync.WaitGroup
-	busy := make(chan struct{})
-	wg.Go(func() {
-		defer close(busy)
-		_, _ = c.Inspect(t.Context(), "lock:second")
-	})
-	<-hung.Arrived
+	c.line.stall = time.Hour
+	release := jam(t, p, c)
 
 	ctx, cancel := context.WithCancel(t.Context())
-	wg.Go(func() {
+	done := make(chan error)
+	go func() {
 		_, err := c.TryAcquire(ctx, key, patient())
-		if err == nil || !strings.Contains(err.Error(), context.Canceled.Error()) {
-			t.Errorf("cancelled while it queued: %v", err)
-		}
-	})
+		done <- err
+	}()
 	g.Eventually(c.line.queued).Should(Equal(1))
 	cancel()
-	g.Eventually(c.line.queued).Should(BeZero())
-	// One whose own time is over is told so, though the line is still busy.
-	_, err := c.TryAcquire(t.Context(), key, WithLease(400*time.Millisecond))
-	g.Expect(timedOut(err)).To(BeTrue(), "%v", err)
-	g.Expect(busy).NotTo(BeClosed())
-
-	_, err = hung.Deliver()
-	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(<-done).To(MatchError(context.Canceled))
+	g.Expect(c.line.queued()).To(BeZero())
 	release()
-	wg.Wait()
 	g.Expect(p.Count(acquireOf(key))).To(BeZero())
+}
+
+func TestAPipelineThatIsStuckHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	p := proxy.Start(t, startRedis(t).URL())
+	c := dial(t, p.URL())
+	release := jam(t, p, c)
+	var wg sync.WaitGroup
+	for n := range 10 {
+		wg.Go(func() {
+			if _, err := c.TryAcquire(t.Context(), fmt.Sprint("lock:", n), patient()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	release()
 }
 
 func TestACommandThatIsNotAnsweredEndsAtItsTime(t *testing.T) {

@@ -113,6 +113,9 @@ func (l *Lock) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Free, fmt.Errorf("redislock: status of %q: %w", l.key, err)
 	}
+	if !inspected(r) {
+		return Free, r.unexpected("status of", l.key)
+	}
 	if r.text(1) == l.Token() {
 		return Acquired, nil
 	}

@@ -48,6 +48,34 @@ func TestMetadataIsShownToWhoeverAsks(t *testing.T) {
 	}
 }
 
+// Whoever waits in order of arrival, or to read, sees it too, and may have some himself.
+func TestMetadataIsShownBesideTheQueue(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	c, other := dial(t, server.URL()), dial(t, server.URL())
+	rw, err := other.RWLock(key, patient())
+	g.Expect(err).NotTo(HaveOccurred())
+	l := mustAcquire(t, c, key, patient(), WithFair(), WithMetadata("first"), WithHistory(1))
+	for name, held := range map[string]*HeldError{
+		"plain": tryInVain(t, other, key), "fair": tryInVain(t, other, key, WithFair()), "reader": refusalOf(t, rw.TryRLock),
+	} {
+		g.Expect(held.Metadata).To(Equal("first"), name)
+		g.Expect(held.Fence).To(Equal(l.Fence()), name)
+		g.Expect(held.Ahead).To(BeZero(), name)
+	}
+	info, err := other.Inspect(t.Context(), key)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(info.Metadata).To(Equal("first"))
+	g.Expect(info.History).To(HaveLen(1))
+	g.Expect(connect(t, server.URL()).PTTL(t.Context(), metadataKey(key)).Val()).To(about(DefaultFenceRetention))
+
+	g.Expect(l.Release(t.Context())).To(Succeed())
+	mustAcquire(t, c, key, patient(), WithFair())
+	g.Expect(refusalOf(t, rw.TryRLock).Metadata).To(BeEmpty(), "a grant that has none")
+	g.Expect(tryInVain(t, other, key, WithFair()).Metadata).To(BeEmpty())
+}
+
 func TestMetadataIsNeverShownForAnotherGrant(t *testing.T) {
 	t.Parallel()
 	g := within(t)
@@ -124,7 +152,7 @@ func TestATryThatIsRepeatedKeepsItsMetadata(t *testing.T) {
 func TestAcquireScriptWritesMetadataWithItsFence(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	keys := grantKeys(key, false)
+	keys := acquireKeys[:3]
 	play := func(attempt, metadata string) reply {
 		return s.play(acquireScript, keys, attempt, minute, 0, 0, 0, 2*minute, 0, metadata)
 	}
@@ -151,11 +179,10 @@ func TestAcquireScriptWritesMetadataWithItsFence(t *testing.T) {
 	s.Expect(play("other#0a.1#", "")).To(HaveLen(4))
 }
 
-func TestGrantKeysAreTheCompanionsOfTheKey(t *testing.T) {
+func TestTheCompanionsOfAGrantAreThoseOfItsKey(t *testing.T) {
 	t.Parallel()
 	for _, k := range []string{"a", "lock:a:b", "a{x}", "{x}", "ключ {замка}"} {
-		g := NewWithT(t)
-		g.Expect(grantKeys(k, false)).To(Equal([]string{k, fenceKey(k), metadataKey(k)}))
-		g.Expect(grantKeys(k, true)).To(Equal([]string{k, fenceKey(k), metadataKey(k), historyKey(k)}))
+		fence, metadata := grantCompanions(k)
+		NewWithT(t).Expect([]string{fence, metadata}).To(Equal([]string{fenceKey(k), metadataKey(k)}))
 	}
 }

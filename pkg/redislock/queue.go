@@ -17,19 +17,15 @@ func (cfg *lockConfig) placeSpan() time.Duration {
 	return min(max(cfg.lease, shortestPlace), longestPlace)
 }
 
-// request returns the script that acquires, its keys, and the arguments it takes beside
-// those of acquire.
-func (a *attempt) request() (*script, []string, []any) {
-	key := a.key
+// inQueue returns the script that acquires with regard to the lock's queue, and adds
+// what it takes beside the keys and arguments that all such scripts take.
+func (a *attempt) inQueue(keys []string, args []any) (*script, []string, []any) {
 	if s := a.cfg.share; s != nil {
-		return enterScript, append(grantKeys(key, false), queueKey(key), placesKey(key)),
-			[]any{s.mark, s.limit, wakeChannel(key)}
+		return enterScript, append(keys, queueKey(a.key), placesKey(a.key)),
+			append(args, s.mark, s.limit, wakeChannel(a.key))
 	}
-	if a.cfg.fair {
-		return queuedScript, append(grantKeys(key, true), queueKey(key), placesKey(key)),
-			[]any{milliseconds(a.place), wakeChannel(key)}
-	}
-	return acquireScript, grantKeys(key, a.cfg.history > 0), nil
+	return queuedScript, append(keys, historyKey(a.key), queueKey(a.key), placesKey(a.key)),
+		append(args, milliseconds(a.place), wakeChannel(a.key))
 }
 
 // inTheWay reads who is, and with regard to the queue who comes before the caller.

@@ -86,10 +86,22 @@ type Holder struct {
 	TTL time.Duration
 }
 
+func (c *Client) occupants(ctx context.Context, timeout time.Duration, key string) (reply, error) {
+	r, err := c.run(ctx, timeout, occupancyScript, []string{key, placesKey(key)})
+	if err != nil {
+		return nil, err
+	}
+	switch r.word() {
+	case "none", string(KindLock), string(KindReaders), string(KindSemaphore), string(KindOther):
+		return r, nil
+	}
+	return nil, r.unexpected("occupants of", key)
+}
+
 // occupancy adds to info who shares the key and how many wait. It is a command of its
 // own: a server that refuses sorted sets to this client still tells who holds the lock.
 func (c *Client) occupancy(ctx context.Context, info *Info) error {
-	r, err := c.run(ctx, operationTimeout, occupancyScript, []string{info.Key, placesKey(info.Key)})
+	r, err := c.occupants(ctx, operationTimeout, info.Key)
 	if Refused(err) {
 		r, err = reply{string(KindOther)}, nil
 	}
@@ -123,7 +135,7 @@ func (c *Client) occupancy(ctx context.Context, info *Info) error {
 
 // statusOfShare is Status where several hold the key.
 func (l *Lock) statusOfShare(ctx context.Context) (Status, error) {
-	r, err := l.client.run(ctx, l.cfg.operationTimeout(), occupancyScript, []string{l.key, placesKey(l.key)})
+	r, err := l.client.occupants(ctx, l.cfg.operationTimeout(), l.key)
 	if err != nil {
 		return Free, fmt.Errorf("redislock: status of %q: %w", l.key, err)
 	}

@@ -137,6 +137,7 @@ func lateRequests(s *stand) {
 	rdb.AddHook(late)
 	c, other := s.clientOn(rdb), s.client()
 	l := s.acquire(c, redislock.WithMinHold(time.Second), redislock.WithoutRenewal())
+	acquires := late.all()
 	s.must(l.Extend(ctx, time.Hour), "extend")
 	token, err := l.Detach(ctx)
 	s.must(err, "detach")
@@ -145,36 +146,34 @@ func lateRequests(s *stand) {
 	_, err = c.ForceRelease(ctx, s.key, adopted.Fence(), redislock.Immediately())
 	s.must(err, "force")
 	s.is(adopted.Extend(ctx, time.Hour), redislock.ErrLost, "extend what was released by force")
+	others := late.all()
 	l = s.acquire(c, redislock.WithoutRenewal())
+	acquires = append(acquires, late.all()...)
 	s.release(l)
+	others = append(others, late.all()...)
 
 	next := s.acquire(other, redislock.WithoutRenewal())
 	before := s.expires(s.key, 5*time.Minute)
-	recorded := late.all()
-	for _, command := range recorded {
+	repeat := func(command []any, want, when string) {
+		s.Helper()
 		s.must(ignoreNil(s.rdb.Do(ctx, command...).Err()), fmt.Sprint("repeat ", command[0]))
-		equal(s, s.value(), next.Token(), fmt.Sprintf("what stands at the key after a late %.60v", command[3:]))
+		equal(s, s.value(), want, fmt.Sprintf("what stands at the key %s after a late %.60v", when, command[3:]))
+	}
+	for _, command := range slices.Concat(acquires, others) {
+		repeat(command, next.Token(), "of a held lock")
 	}
 	if after := s.expires(s.key, before); after < before-patience {
 		s.Errorf("late requests cut the expiry from %s to %s", before, after)
 	}
-	if len(recorded) < 7 {
-		s.Errorf("only %d requests were recorded", len(recorded))
+	if len(acquires) < 2 || len(others) < 5 {
+		s.Errorf("only %d and %d requests were recorded", len(acquires), len(others))
 	}
 	s.release(next)
-
 	// Nothing comes to life again, but for the acquire of an attempt that may still
 	// be under way.
-	for _, command := range recorded {
-		if !acquires(command, s) {
-			s.must(ignoreNil(s.rdb.Do(ctx, command...).Err()), fmt.Sprint("repeat ", command[0]))
-			equal(s, s.value(), "", fmt.Sprintf("what stands at a free lock's key after a late %.60v", command[3:]))
-		}
+	for _, command := range others {
+		repeat(command, "", "of a free lock")
 	}
-}
-
-func acquires(command []any, s *stand) bool {
-	return slices.Contains(command, any(s.companion("history")))
 }
 
 func ignoreNil(err error) error {
