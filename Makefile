@@ -117,6 +117,10 @@ test-chaos: redis controlplane ## Break things in three clusters for 25 minutes 
 test-chaos-proof: redis controlplane ## See that chaos finds what is wrong when a safeguard is left out (12 minutes).
 	$(GO) run ./test/chaos/cmd/chaos proof
 
+.PHONY: fuzz
+fuzz: redis ## Run each fuzz target a million times (FUZZ_TIME, FUZZ_TARGETS, FUZZ_PKGS).
+	hack/fuzz.sh
+
 .PHONY: bench
 bench: redis ## Measure the lock beside its peers, in one run of 10 minutes (BENCH_ARGS).
 	@mkdir -p bin
