@@ -42,7 +42,7 @@ func (c *Client) Acquire(ctx context.Context, key string, opts ...LockOption) (*
 	if err != nil {
 		return nil, err
 	}
-	l, err := persist(ctx, c, a.cfg, key, a)
+	l, err := a.persist(ctx)
 	return l, a.end(ctx, err)
 }
 
@@ -80,6 +80,11 @@ type attempt struct {
 
 	began time.Time // where there is an observer
 
+	// place is for how long each refused try keeps its place in the lock's queue; 0 where
+	// it takes none. ticket is that of the place; 0 while there is none, or none known.
+	place  time.Duration
+	ticket int64
+
 	// stray is until when a try that was sent, but of which we did not hear, may still
 	// be granted; its span is 0 where there is none.
 	stray validity
@@ -112,8 +117,12 @@ func (a *attempt) value(fence uint64) string {
 // end cleans up after an attempt that comes back without a lock, and returns what
 // its caller is told.
 func (a *attempt) end(ctx context.Context, err error) error {
-	if err != nil && a.stray.span > 0 {
-		a.c.reclaim(a.key, a.prefix, a.stray, a.cfg.expiry())
+	switch {
+	case err == nil:
+	case a.stray.span > 0:
+		a.c.reclaim(a.key, a.prefix, a.stray, a.cfg)
+	case a.ticket > 0:
+		a.leaveQueue()
 	}
 	err = a.cfg.inWords(err)
 	if acquired := a.c.observer.Acquired; acquired != nil {
@@ -122,9 +131,21 @@ func (a *attempt) end(ctx context.Context, err error) error {
 	return err
 }
 
+func (a *attempt) persist(ctx context.Context) (*Lock, error) {
+	if a.cfg.fair && a.cfg.wait {
+		a.place = a.cfg.placeSpan()
+	}
+	return persist(ctx, a.c, a.cfg, a.key, a)
+}
+
 // A trier is an attempt at a Lock or at Locks.
 type trier[T any] interface {
 	try(context.Context) (T, error)
+	// join has it stand among those who wait for a key.
+	join(key string) *waiter
+	// pause is how long it sleeps after a try that failed, if nobody wakes it, instead of
+	// the usual.
+	pause(w *waiter, failure error, usual time.Duration) time.Duration
 }
 
 // persist has a try as often or for as long as cfg says. key is what it waits for
@@ -186,7 +207,7 @@ func await[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, a
 			}
 		}
 		if w == nil {
-			w = c.wakes.join(key)
+			w = a.join(key)
 		}
 		pause := backoff
 		if errors.Is(err, ErrNotAcquired) {
@@ -194,7 +215,7 @@ func await[T any](ctx context.Context, c *Client, cfg *lockConfig, key string, a
 		} else {
 			backoff = min(2*backoff, longestBackoff)
 		}
-		if ended := w.wait(ctx, c.clock.now().t.Add(pause)); ended != nil {
+		if ended := w.wait(ctx, c.clock.now().t.Add(a.pause(w, err, pause))); ended != nil {
 			return none, gaveUp(key, ended, err)
 		}
 	}
@@ -217,7 +238,7 @@ func pauseAfter(refusal error, pushed bool) time.Duration {
 		return longestBlind
 	}
 	longest := longestWait
-	if !pushed || held.Holder == "" && !held.Free() {
+	if !pushed || held.Holder == "" && !held.Free() && !held.announced() {
 		longest = longestBlind
 	}
 	// Spread the waiters of many processes, for they all saw the same expiry.
@@ -230,7 +251,7 @@ func pauseAfter(refusal error, pushed bool) time.Duration {
 // retryable says whether the same call may succeed later without anybody changing
 // its arguments, the client's rights or the data in Redis by hand.
 func retryable(err error) bool {
-	return !errors.Is(err, ErrClosed) && !errors.Is(err, ErrCorrupt) && !Refused(err)
+	return !errors.Is(err, ErrClosed) && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrLimit) && !Refused(err)
 }
 
 // gaveUp is the error of a call that ended while it was waiting: why it ended, and
@@ -277,17 +298,24 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	}
 	seen := max(known.seen, cfg.seen)
 	fence, metadata := grantCompanions(a.key)
-	keys := []string{a.key, fence, metadata}
-	if cfg.history > 0 {
-		keys = append(keys, historyKey(a.key))
-	}
-	r, err := c.run(ctx, timeout, acquireScript, keys,
+	// Of the most that is appended, so that they stay on the stack.
+	keys := append(make([]string, 0, 6), a.key, fence, metadata)
+	args := append(make([]any, 0, 11),
 		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
 		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata)
+	script := acquireScript
+	switch {
+	case cfg.fair || cfg.share != nil:
+		script, keys, args = a.inQueue(keys, args)
+	case cfg.history > 0:
+		keys = append(keys, historyKey(a.key))
+	}
+	r, err := c.run(ctx, timeout, script, keys, args...)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
 	c.server.learn(sent, c.clock.now(), r.number(3))
+	a.noteTicket(r)
 	word := r.word()
 	if (word == "granted" || word == "again") && r.number(1) <= 0 {
 		word = "" // a grant without a fence is none
@@ -300,7 +328,11 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 		// counts, the delay excepted.
 		return a.granted(ctx, sent, min(cfg.lease, r.duration(2)-cfg.lockDelay), uint64(r.number(1)))
 	case "held":
-		return nil, a.held(r.text(1), r.duration(2), r.number(3), r.text(4))
+		return nil, a.inTheWay(r)
+	case "limit":
+		if cfg.share != nil {
+			return nil, &LimitError{Key: a.key, Limit: int(r.number(1)), Asked: cfg.share.limit}
+		}
 	case "late":
 		return nil, a.wrap(errLate)
 	case "corrupt":
@@ -378,10 +410,13 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 	return l, nil
 }
 
-func (a *attempt) held(value string, ttl time.Duration, serverMicros int64, metadata string) error {
+func (a *attempt) held(value string, ttl time.Duration, serverMicros int64, metadata string) *HeldError {
 	err := &HeldError{Key: a.key, TTL: ttl, Value: value}
 	if ttl < 0 {
 		err.TTL = -1
+	}
+	if value != "" {
+		err.Kind = KindLock
 	}
 	fence := a.c.witness(a.key, value, serverMicros)
 	if t, ok := parseToken(value); ok {
@@ -412,6 +447,8 @@ func (a *attempt) corrupt(which string, seen uint64) error {
 	switch which {
 	case "seen":
 		return fmt.Errorf("redislock: %q: %w: this caller remembers fencing token %d, more than a year ahead of Redis' clock", a.key, ErrCorrupt, seen)
+	case "queue":
+		return fmt.Errorf("redislock: %q: %w: %q or %q is no sorted set; delete it", a.key, ErrCorrupt, queueKey(a.key), placesKey(a.key))
 	case "history":
 		return fmt.Errorf("redislock: %q: %w: %q is no stream; delete it", a.key, ErrCorrupt, historyKey(a.key))
 	}
@@ -431,10 +468,10 @@ func (a *attempt) wrap(err error) error {
 
 // reclaim gives back in the background what a try may have been granted unheard:
 // at once, and again when a request that is still under way is void.
-func (c *Client) reclaim(key, prefix string, stray validity, expiry time.Duration) {
+func (c *Client) reclaim(key, prefix string, stray validity, cfg *lockConfig) {
 	c.goBackground(func() {
-		over := validity{stray.from, stray.span + expiry}
-		c.giveBack(key, prefix, "attempt", 0, over)
+		over := validity{stray.from, stray.span + cfg.expiry()}
+		c.giveBack(cfg, key, prefix, "attempt", 0, over)
 		timer, stop := c.clock.timer(stray.remaining(c.clock.now()))
 		select {
 		case <-timer:
@@ -442,14 +479,14 @@ func (c *Client) reclaim(key, prefix string, stray validity, expiry time.Duratio
 			stop()
 			return
 		}
-		c.giveBack(key, prefix, "attempt", 0, over)
+		c.giveBack(cfg, key, prefix, "attempt", 0, over)
 	})
 }
 
 // giveBack releases until Redis has answered or the key has expired by itself.
-func (c *Client) giveBack(key, value, mode string, rest time.Duration, until validity) {
+func (c *Client) giveBack(cfg *lockConfig, key, value, mode string, rest time.Duration, until validity) {
 	for until.remaining(c.clock.now()) > 0 && c.life.Err() == nil {
-		if _, err := c.sendRelease(c.life, reclaimInterval*10, key, &value, mode, rest); err == nil || Refused(err) {
+		if _, err := c.sendRelease(c.life, reclaimInterval*10, cfg, key, &value, mode, rest); err == nil || Refused(err) {
 			return
 		}
 		timer, stop := c.clock.timer(reclaimInterval)
@@ -461,8 +498,11 @@ func (c *Client) giveBack(key, value, mode string, rest time.Duration, until val
 	}
 }
 
-func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, key string, value *string, mode any, rest time.Duration) (reply, error) {
-	return c.run(ctx, timeout, releaseScript, []string{key}, value, milliseconds(rest), wakeChannel(key), mode)
+func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, cfg *lockConfig, key string, value *string, mode any, rest time.Duration) (reply, error) {
+	if cfg.fair && mode == "attempt" {
+		return c.run(ctx, timeout, abandonScript, []string{key, queueKey(key), placesKey(key)}, value, wakeChannel(key))
+	}
+	return c.run(ctx, timeout, cfg.releaseScript(), []string{key}, value, milliseconds(rest), wakeChannel(key), mode)
 }
 
 // askTime learns the server's time where no reply has told it yet.

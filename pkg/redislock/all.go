@@ -24,8 +24,8 @@ const MaxKeys = 16
 // wants one of them alone has it sooner.
 //
 // In a Redis Cluster the keys must have one hash tag, such as "lock:{order-7}:a"
-// and "lock:{order-7}:b". WithoutFence and WithSeen, which is about one lock, are
-// refused.
+// and "lock:{order-7}:b". WithoutFence and what is about one lock, WithSeen and
+// WithFair, are refused.
 func (c *Client) AcquireAll(ctx context.Context, keys []string, opts ...LockOption) (*Locks, error) {
 	a, err := c.newJointAttempt(keys, opts)
 	if err != nil {
@@ -143,7 +143,7 @@ func (ls *Locks) Extend(ctx context.Context, d time.Duration) error {
 		for i, l := range ls.parts {
 			batch[i].lock, batch[i].span = l, d
 		}
-		first.renewer.exec(batch, renewScript.digest)
+		first.renewer.exec(batch)
 		return batch, nil
 	})
 	if err != nil {
@@ -190,11 +190,11 @@ func (ls *Locks) Release(ctx context.Context) error {
 	r, err := ls.client.runPatiently(context.WithoutCancel(ctx), first.cfg.operationTimeout(), releaseAllScript, ls.Keys(), args...)
 	for _, l := range ls.parts {
 		if l.stray.remaining(sent) > 0 {
-			l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg.expiry())
+			l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg)
 		}
 		if err != nil {
 			l.client.goBackground(func() {
-				l.client.giveBack(l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
+				l.client.giveBack(l.cfg, l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
 			})
 		}
 	}
@@ -270,6 +270,8 @@ func (c *Client) newJointAttempt(keys []string, opts []LockOption) (*jointAttemp
 		return nil, invalid("keys", fmt.Sprint(len(keys)), "need a fence each; leave WithoutFence out")
 	case first.cfg.seen != 0:
 		return nil, invalid("seen", fmt.Sprint(first.cfg.seen), "is about one lock, and there are several keys")
+	case first.cfg.fair:
+		return nil, invalid("order of arrival", "true", "is that of one lock's queue, and there are several keys")
 	}
 	_, clustered := c.rdb.(*redis.ClusterClient)
 	a := &jointAttempt{c: c, cfg: first.cfg, parts: make([]*attempt, 0, len(keys)), keys: make([]string, 0, 4*len(keys))}
@@ -293,6 +295,10 @@ func (c *Client) newJointAttempt(keys []string, opts []LockOption) (*jointAttemp
 	}
 	return a, nil
 }
+
+func (a *jointAttempt) join(key string) *waiter { return a.c.wakes.join(key) }
+
+func (a *jointAttempt) pause(_ *waiter, _ error, usual time.Duration) time.Duration { return usual }
 
 // hashTag returns what of a valid key decides its slot in a Cluster.
 func hashTag(key string) string {

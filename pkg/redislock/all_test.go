@@ -537,6 +537,7 @@ func TestBadArgumentsOfAcquireAllAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		"bad option":    {threeKeys, []LockOption{WithLease(0)}},
 		"without fence": {threeKeys, []LockOption{WithoutFence()}},
 		"seen":          {threeKeys, []LockOption{WithSeen(7)}},
+		"fair":          {threeKeys, []LockOption{WithFair(), WithWait()}},
 	} {
 		_, err := c.AcquireAll(t.Context(), test.keys, test.opts...)
 		g.Expect(err).To(MatchError(ErrInvalid), name)

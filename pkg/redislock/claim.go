@@ -89,6 +89,9 @@ func (l *Lock) Claim(ctx context.Context, req ClaimRequest) (Claim, error) {
 	if err := req.validate(); err != nil {
 		return Claim{}, err
 	}
+	if err := l.whole("claim a run under"); err != nil {
+		return Claim{}, err
+	}
 	if !l.cfg.fenced || l.token.fence == 0 {
 		return Claim{}, invalid("lock", l.key, "has no fence, so nothing names its grant")
 	}

@@ -138,6 +138,22 @@
 // own. A run that is done is never handed out again; what becomes of one whose
 // holder was lost is the next holder's choice (ClaimRequest.Rerun).
 //
+// # Order, several holders, readers and writers
+//
+// WithFair acquires a lock in order of arrival. A Semaphore lets a fixed number hold a
+// key at once; an RWLock any number of readers or one writer, and prefers writers. What
+// each of them grants is a *Lock like any other: with a token and a fence of its own,
+// renewed by the same goroutine in the same pipelines, and its loss is told alike.
+//
+// Who waits in order of arrival, and so each writer that waits, has a place in a queue
+// in Redis. A place is a lease, too: whoever dies while he waits delays the others for
+// at most 10 s. A program that ends should cancel the contexts of calls that wait
+// before it calls Client.Close: they give their places back at once.
+//
+// A fence names the grant in each case. But only where one holds at a time does the
+// guarded resource get to refuse lower ones than it has seen: two holders of permits
+// both hold rightly, whoever writes first.
+//
 // # Elections
 //
 // An Elector is for work that somebody does all the time: it campaigns, yields each
@@ -149,7 +165,11 @@
 //
 // The lock's key is a plain string with an expiry, as in every lock built on SET NX
 // PX, so that a lock of another library on the same key and one of this package
-// exclude each other. What belongs to a lock beside it stands in the same hash
-// slot: "{key}:fence", "{key}:history", "{key}:metadata", "{key}:runs" and
-// "{key}:candidates".
+// exclude each other. Permits and read locks stand at the key itself, too, as a sorted
+// set of tokens by when they lapse, so that they and any such lock exclude each other.
+// What belongs to a lock beside it stands in the same hash slot: "{key}:fence",
+// "{key}:history", "{key}:metadata", "{key}:runs", "{key}:candidates", "{key}:queue" and
+// "{key}:places". Queues and shares need the Redis commands ZADD, ZREM,
+// ZREMRANGEBYSCORE, ZSCORE, ZRANK, ZCARD, ZCOUNT, ZRANGE, ZRANGEBYSCORE and PEXPIREAT;
+// nothing else does.
 package redislock

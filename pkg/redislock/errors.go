@@ -34,6 +34,10 @@ var (
 	// named. *MismatchError wraps it.
 	ErrMismatch = errors.New("lock's key holds another value")
 
+	// ErrLimit is returned where a semaphore is in use with another number of permits.
+	// *LimitError wraps it.
+	ErrLimit = errors.New("semaphore has another number of permits")
+
 	// ErrNotClaimed is what every refusal of a run is. *ClaimError wraps it.
 	ErrNotClaimed = errors.New("run not claimed")
 
@@ -62,20 +66,38 @@ type HeldError struct {
 	// Metadata is what the holder attached to its grant; see WithMetadata.
 	Metadata string
 	// TTL is how long the key still exists unless it is renewed; negative where it
-	// has no expiry.
+	// has no expiry. Where all permits of a semaphore are taken, it is that of the one
+	// that lapses first.
 	TTL time.Duration
 	// Value is what stands at the key; empty where it is no string. Treat it as a
 	// secret: it is the right to release.
 	Value string
+	// Kind is what stands at the key. Who tries to get a plain lock, and not WithFair, is
+	// told of a KindLock only; otherwise it is empty.
+	Kind Kind
+	// Ahead is how many wait for the lock in order of arrival (see WithFair and RWLock)
+	// and come before the caller. Where the key itself is free, TTL is how long the first
+	// of them has to take it, unless he asks again.
+	Ahead int
 }
 
 func (e *HeldError) Error() string {
 	who := "by another library"
 	switch {
+	case e.Kind == KindNone && e.Ahead > 0:
+		return fmt.Sprintf("redislock: %q is free, but %d who came earlier wait for it", e.Key, e.Ahead)
+	case e.Kind == KindReaders && e.Ahead > 0:
+		return fmt.Sprintf("redislock: %q is held by readers, and %d who came earlier wait for it", e.Key, e.Ahead)
+	case e.Kind == KindReaders:
+		who = "by readers"
+	case e.Kind == KindSemaphore:
+		who = "by as many as it has permits"
 	case e.Holder != "":
 		who = "by " + e.Holder
 	case strings.HasPrefix(e.Value, tombstone):
 		who = "by nobody until its minimum hold is over"
+	case e.Value == "":
+		who = "by something that is no plain lock"
 	}
 	if e.TTL < 0 {
 		return fmt.Sprintf("redislock: %q is held %s, without an expiry", e.Key, who)
@@ -212,3 +234,32 @@ func Refused(err error) bool {
 	return redis.IsAuthError(err) || redis.IsPermissionError(err) ||
 		redis.HasErrorPrefix(err, "The user executing the script can't") // Redis before 7.2 has no code for it
 }
+
+// LimitError says that a semaphore is in use with another number of permits than the
+// caller's. It counts once nobody holds one.
+type LimitError struct {
+	Key string
+	// Limit is the number of permits of those who hold one now, Asked the caller's.
+	Limit, Asked int
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("redislock: semaphore %q is in use with %d permits, not %d", e.Key, e.Limit, e.Asked)
+}
+
+// Unwrap makes it both a refusal and an ErrLimit to errors.Is.
+func (e *LimitError) Unwrap() []error { return []error{ErrLimit, ErrNotAcquired} }
+
+// KindError says that an operation is for locks that are the whole of their key, and
+// not for a permit or a read lock. It is an ErrInvalid.
+type KindError struct {
+	Operation string
+	Key       string
+	Kind      Kind
+}
+
+func (e *KindError) Error() string {
+	return fmt.Sprintf("redislock: cannot %s %q: this is one of several holders (%s)", e.Operation, e.Key, e.Kind)
+}
+
+func (e *KindError) Unwrap() error { return ErrInvalid }

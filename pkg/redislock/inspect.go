@@ -36,6 +36,16 @@ type Info struct {
 	Stopped bool
 	// Nonce names the process in the holder's token.
 	Nonce string
+	// Kind is what stands at the key.
+	Kind Kind
+	// Permits is how many a semaphore has; 0 for anything else.
+	Permits int
+	// Holders are those who share the key: who has a semaphore's permits, or a read
+	// lock; the first to lapse first.
+	Holders []Holder
+	// Waiting is how many wait in order of arrival, WithFair or for the write lock of an
+	// RWLock.
+	Waiting int
 	// HighestFence is the highest fencing token stored for the lock.
 	HighestFence uint64
 	// History is the last grants, newest first; see WithHistory.
@@ -56,11 +66,14 @@ func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
+	if err := c.occupancy(ctx, &info); err != nil {
+		return info, err
+	}
 	info.History, err = c.history(ctx, key)
 	return info, err
 }
 
-// look is Inspect without the history, in one round trip.
+// look is Inspect without the history and those who share or wait, in one round trip.
 func (c *Client) look(ctx context.Context, key string) (Info, error) {
 	if err := ValidateKey(key); err != nil {
 		return Info{}, err

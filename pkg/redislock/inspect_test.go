@@ -44,12 +44,12 @@ func TestInspectTellsWhoHoldsAndWhoDid(t *testing.T) {
 	g.Expect(rdb.Set(t.Context(), "lock:theirs", "theirs", 0).Err()).To(Succeed())
 	info, err = a.Inspect(t.Context(), "lock:theirs")
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(info).To(Equal(Info{Key: "lock:theirs", Status: Acquired, Value: "theirs", TTL: -1, History: []Grant{}}))
+	g.Expect(info).To(Equal(Info{Key: "lock:theirs", Status: Acquired, Value: "theirs", Kind: KindLock, TTL: -1, History: []Grant{}}))
 
 	g.Expect(rdb.HSet(t.Context(), "lock:hash", "f", "v").Err()).To(Succeed())
 	info, err = a.Inspect(t.Context(), "lock:hash")
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(info).To(Equal(Info{Key: "lock:hash", Status: Acquired, TTL: -1, History: []Grant{}}))
+	g.Expect(info).To(Equal(Info{Key: "lock:hash", Status: Acquired, Kind: KindOther, TTL: -1, History: []Grant{}}))
 }
 
 func TestInspectIsAWitness(t *testing.T) {

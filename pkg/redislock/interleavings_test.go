@@ -493,7 +493,7 @@ func (h *wakes) waiting(key string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if q := h.queues[wakeChannel(key)]; q != nil {
-		return len(q.waiters)
+		return len(q.waiters) + len(q.placed)
 	}
 	return 0
 }

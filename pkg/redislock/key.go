@@ -62,6 +62,8 @@ func historyKey(key string) string    { return companion(key, "history") }
 func runsKey(key string) string       { return companion(key, "runs") }
 func candidatesKey(key string) string { return companion(key, "candidates") }
 func metadataKey(key string) string   { return companion(key, "metadata") }
+func queueKey(key string) string      { return companion(key, "queue") }
+func placesKey(key string) string     { return companion(key, "places") }
 func wakeChannel(key string) string   { return companion(key, "wake") }
 
 // grantCompanions returns the keys of the fence and of the metadata that share one

@@ -53,7 +53,9 @@ func (l *Lock) Key() string { return l.key }
 
 // Fence returns the fencing token of this grant: higher than that of every grant
 // before it. The guarded resource is to refuse anything that comes with a lower
-// one than it has seen. 0 where the lock was taken WithoutFence.
+// one than it has seen. 0 where the lock was taken WithoutFence. Where several hold
+// at once, as those of a Semaphore do, it names the grant, but refusing lower ones
+// would refuse those who hold rightly.
 func (l *Lock) Fence() uint64 { return l.token.fence }
 
 // Token returns what stands at the key. It is the right to release the lock and to
@@ -104,6 +106,9 @@ func (l *Lock) Status(ctx context.Context) (Status, error) {
 	if l.client.isClosed() {
 		return Free, ErrClosed
 	}
+	if l.cfg.share != nil {
+		return l.statusOfShare(ctx)
+	}
 	r, err := l.client.run(ctx, l.cfg.operationTimeout(), inspectScript, []string{l.key, fenceKey(l.key)})
 	if err != nil {
 		return Free, fmt.Errorf("redislock: status of %q: %w", l.key, err)
@@ -130,7 +135,7 @@ func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
 	if err := l.withinMaximum("extension", d, sent); err != nil {
 		return err
 	}
-	r, err := l.client.run(ctx, l.cfg.operationTimeout(), renewScript, []string{l.key}, l.value, milliseconds(d+l.cfg.lockDelay))
+	r, err := l.client.run(ctx, l.cfg.operationTimeout(), l.cfg.renewScript(), []string{l.key}, l.value, milliseconds(d+l.cfg.lockDelay))
 	if err != nil {
 		return fmt.Errorf("redislock: extend %q: %w", l.key, err)
 	}
@@ -151,6 +156,9 @@ func validateExtension(d time.Duration) error {
 func (l *Lock) Cover(ctx context.Context, d time.Duration) error {
 	if d <= 0 || d > longestSpan {
 		return invalid("cover", d.String(), fmt.Sprintf("is not between 0 and %s", longestSpan))
+	}
+	if err := l.whole("cover"); err != nil {
+		return err
 	}
 	sent := l.client.clock.now()
 	if err := l.over(sent); err != nil {
@@ -207,7 +215,7 @@ func (l *Lock) Release(ctx context.Context) error {
 	r, err := l.sendBack(ctx, sent, rest)
 	if err != nil {
 		l.client.goBackground(func() {
-			l.client.giveBack(l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
+			l.client.giveBack(l.cfg, l.key, l.value, "token", rest, validity{sent, l.cfg.expiry()})
 		})
 		err = fmt.Errorf("redislock: release %q: %w", l.key, err)
 	} else {
@@ -275,9 +283,9 @@ func (l *Lock) restOfMinHold(now instant) time.Duration {
 // sendBack releases the grant, and a try of the same attempt that may still be
 // granted unheard.
 func (l *Lock) sendBack(ctx context.Context, sent instant, rest time.Duration) (reply, error) {
-	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.key, &l.value, "token", rest)
+	r, err := l.client.sendRelease(context.WithoutCancel(ctx), l.cfg.operationTimeout(), l.cfg, l.key, &l.value, "token", rest)
 	if l.stray.remaining(sent) > 0 {
-		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg.expiry())
+		l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg)
 	}
 	return r, err
 }
@@ -287,6 +295,9 @@ func (l *Lock) sendBack(ctx context.Context, sent instant, rest time.Duration) (
 // stopped, so whoever adopts it need not fear that two act at once. The lease is
 // renewed once more to leave time for that.
 func (l *Lock) Detach(ctx context.Context) (string, error) {
+	if err := l.whole("detach"); err != nil {
+		return "", err
+	}
 	l.giving.Lock()
 	defer l.giving.Unlock()
 	sent := l.client.clock.now()

@@ -48,6 +48,34 @@ func TestMetadataIsShownToWhoeverAsks(t *testing.T) {
 	}
 }
 
+// Whoever waits in order of arrival, or to read, sees it too, and may have some himself.
+func TestMetadataIsShownBesideTheQueue(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	c, other := dial(t, server.URL()), dial(t, server.URL())
+	rw, err := other.RWLock(key, patient())
+	g.Expect(err).NotTo(HaveOccurred())
+	l := mustAcquire(t, c, key, patient(), WithFair(), WithMetadata("first"), WithHistory(1))
+	for name, held := range map[string]*HeldError{
+		"plain": tryInVain(t, other, key), "fair": tryInVain(t, other, key, WithFair()), "reader": refusalOf(t, rw.TryRLock),
+	} {
+		g.Expect(held.Metadata).To(Equal("first"), name)
+		g.Expect(held.Fence).To(Equal(l.Fence()), name)
+		g.Expect(held.Ahead).To(BeZero(), name)
+	}
+	info, err := other.Inspect(t.Context(), key)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(info.Metadata).To(Equal("first"))
+	g.Expect(info.History).To(HaveLen(1))
+	g.Expect(connect(t, server.URL()).PTTL(t.Context(), metadataKey(key)).Val()).To(about(DefaultFenceRetention))
+
+	g.Expect(l.Release(t.Context())).To(Succeed())
+	mustAcquire(t, c, key, patient(), WithFair())
+	g.Expect(refusalOf(t, rw.TryRLock).Metadata).To(BeEmpty(), "a grant that has none")
+	g.Expect(tryInVain(t, other, key, WithFair()).Metadata).To(BeEmpty())
+}
+
 func TestMetadataIsNeverShownForAnotherGrant(t *testing.T) {
 	t.Parallel()
 	g := within(t)

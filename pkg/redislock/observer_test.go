@@ -130,6 +130,41 @@ func TestAnObserverIsToldOfEachLossOnce(t *testing.T) {
 	g.Consistently(func() []report { return all() }, "200ms").ShouldNot(ContainElement(HaveField("What", "lost")))
 }
 
+func TestAnObserverIsToldOfPermitsAndReadLocks(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	server := startRedis(t)
+	observer, seen := recording()
+	clk := &bentClock{}
+	c := newClient(t, connect(t, server.URL()), observer, withClock(clk))
+	ctx := context.WithValue(t.Context(), spanKey{}, "span")
+	s := semaphore(t, c, 1, patient())
+	rw, err := c.RWLock("lock:rw", patient())
+	g.Expect(err).NotTo(HaveOccurred())
+	for name, acquire := range map[string]func(context.Context, ...LockOption) (*Lock, error){
+		key: s.Acquire, "lock:rw": rw.RLock,
+	} {
+		l, err := acquire(ctx)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(l.Release(ctx)).To(Succeed())
+		g.Expect(seen()).To(HaveExactElements(
+			And(HaveField("What", "acquired"), HaveField("Key", name), HaveField("Span", "span"), HaveField("Err", BeNil())),
+			And(HaveField("What", "released"), HaveField("Key", name), HaveField("Span", "span"), HaveField("Err", BeNil()))))
+
+		l, err = acquire(ctx)
+		g.Expect(err).NotTo(HaveOccurred())
+		seen()
+		clk.pass(time.Hour)
+		g.Expect(l.Err()).To(MatchError(ErrLost))
+		g.Eventually(seen).Should(HaveExactElements(And(HaveField("What", "lost"), HaveField("Key", name), HaveField("Err", Equal(l.Err())))))
+	}
+
+	s = semaphore(t, c, 2, patient())
+	_, err = s.TryAcquire(ctx, WithRefusal(errBusy))
+	g.Expect(err).To(And(MatchError(errBusy), MatchError(ErrLimit)))
+	g.Expect(seen()).To(HaveExactElements(And(HaveField("What", "acquired"), HaveField("Err", Equal(err)))))
+}
+
 func TestAnObserverThatIsNotThereCostsNothing(t *testing.T) {
 	g := NewWithT(t)
 	server := startRedis(t)

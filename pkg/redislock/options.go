@@ -96,6 +96,8 @@ type lockConfig struct {
 	backoff        bool
 	longestDelay   time.Duration // of a backoff
 	wait           bool
+	fair           bool
+	share          *share // nil: the lock is the whole of its key
 	onRefusal      func(error)
 	metadata       string
 	refusal        error
@@ -196,6 +198,21 @@ func WithWait() LockOption {
 	return func(c *lockConfig) { c.wait = true }
 }
 
+// WithFair has the lock acquired in order of arrival, by the server's clock, among all
+// callers that use this option on its key. A call that waits (WithWait) takes a place
+// in the queue "{key}:queue" when it is first refused, and asks again now and then to
+// keep it: about every half of a lease, or of 10 s where the lease is longer, but not
+// more often than every half second. The place of a caller that died lapses after
+// twice that; nobody waits for the dead any longer. A call that does not wait takes no
+// place, but is refused while others wait (HeldError.Ahead).
+//
+// Who does not use it, and a lock of another library, does not see the queue: it gets
+// the lock if it asks in the moment between a release and the next in the queue, who
+// then keeps his place.
+func WithFair() LockOption {
+	return func(c *lockConfig) { c.fair = true }
+}
+
 // OnRefusal has f told of every try that did not acquire, with a *HeldError, a
 // *QuarantineError or the error that prevented asking. It is called from the
 // goroutine that acquires and must not block.
@@ -253,6 +270,8 @@ func (cfg *lockConfig) validate() error {
 		return wrong("history", cfg.history, fmt.Sprintf("is not between 0 and %d", maxHistory))
 	case cfg.history > 0 && !cfg.fenced:
 		return wrong("history", cfg.history, "needs a fence")
+	case cfg.fair && !cfg.fenced:
+		return wrong("order of arrival", cfg.fair, "needs a fence")
 	case len(cfg.metadata) > MaxMetadata:
 		return invalid("metadata", cfg.metadata[:32]+"…", fmt.Sprintf("is %d bytes long; the limit is %d", len(cfg.metadata), MaxMetadata))
 	case cfg.metadata != "" && !cfg.fenced:
@@ -269,6 +288,9 @@ func (cfg *lockConfig) validate() error {
 		return wrong("retry delay", cfg.delay, "cannot grow")
 	case cfg.backoff && (cfg.longestDelay < cfg.delay || cfg.longestDelay > longestSpan):
 		return wrong("backoff", cfg.longestDelay, fmt.Sprintf("is not between the retry delay, %s, and %s", cfg.delay, longestSpan))
+	}
+	if err := cfg.share.validate(cfg); err != nil {
+		return err
 	}
 	return validateIdentity(cfg.identity)
 }

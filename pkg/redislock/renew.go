@@ -266,7 +266,7 @@ func (r *renewer) send(locks []*Lock) {
 	giveUp := time.AfterFunc(timeout, func() { ended(&timeoutError{timeout}) })
 	defer giveUp.Stop()
 
-	r.exec(batch, renewScript.digest)
+	r.exec(batch)
 	for i := range batch {
 		b := &batch[i]
 		answer, err := b.cmd.Slice()
@@ -291,19 +291,19 @@ func (r *renewer) observe(b *renewal, sent instant, err error) {
 
 // exec sends the renewals in one pipeline; those that met a server which does not
 // know the script are sent again with its source.
-func (r *renewer) exec(batch []renewal, sha string) {
+func (r *renewer) exec(batch []renewal) {
 	ctx := context.Background()
 	pipe := r.c.rdb.Pipeline()
 	for i := range batch {
 		b := &batch[i]
-		b.cmd = pipe.EvalSha(ctx, sha, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
+		b.cmd = pipe.EvalSha(ctx, b.lock.cfg.renewScript().digest, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	again := r.c.rdb.Pipeline()
 	for i := range batch {
 		b := &batch[i]
 		if redis.HasErrorPrefix(b.cmd.Err(), "NOSCRIPT") {
-			b.cmd = again.Eval(ctx, renewSource, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
+			b.cmd = again.Eval(ctx, b.lock.cfg.renewScript().source, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
 		}
 	}
 	if again.Len() > 0 {

@@ -64,6 +64,7 @@ var words = []string{
 	"granted", "again", "held", "late", "corrupt", "amnesia", "ok", "mismatch", "done", "gone", "free", "new", "superseding",
 	"lost", "future", "claimed", "tooold", "superseded", "active", "already", "reopened", "finished", "none", "string", "other",
 	"host#0a.1#7", "~host#0a.1#7", "stored", "runs", "seen", "done 9 7 1 c/1 ok",
+	"limit", "lock", "readers", "permits", "queue",
 }
 
 // numbers are where arithmetic goes wrong.
@@ -181,6 +182,25 @@ func FuzzReplies(f *testing.F) {
 		if l, err := c.TryAcquire(ctx, "lock:unfenced", WithoutFence(), patient()); (l == nil) == (err == nil) {
 			t.Fatalf("acquire without fence: %v, %v", l, err)
 		}
+		permits := func(key string, opts ...LockOption) (*Lock, error) {
+			s, err := c.Semaphore(key, 2, patient())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.TryAcquire(ctx, opts...)
+		}
+		for what, acquire := range map[string]func() (*Lock, error){
+			"in order": func() (*Lock, error) { return c.TryAcquire(ctx, "lock:fair", patient(), WithFair()) },
+			"a permit": func() (*Lock, error) { return permits("lock:permits") },
+		} {
+			l, err := acquire()
+			if (l == nil) == (err == nil) {
+				t.Fatalf("acquire %s: %v, %v", what, l, err)
+			}
+			if l != nil && (!in("granted", "again") || l.Fence() != uint64(fields.number(1))) {
+				t.Fatalf("%s with fence %d was read into %v", what, l.Fence(), next)
+			}
+		}
 		if l, err := c.Adopt(ctx, key, "host#0a.1#7", patient(), WithRetry(1, 0)); err == nil && (!in("ok") || l.Fence() != 7) {
 			t.Fatalf("an adoption was read into %v", next)
 		}
@@ -238,6 +258,32 @@ func FuzzReplies(f *testing.F) {
 			l, err := c.TryAcquire(ctx, "lock:held", patient(), WithoutRenewal())
 			if err != nil {
 				t.Fatalf("a grant is refused: %v", err)
+			}
+			a.set(next)
+			operation(l)
+		}
+
+		for _, operation := range []func(*Lock){
+			func(l *Lock) {
+				if err := l.Extend(ctx, time.Hour); err == nil && !in("ok") {
+					t.Fatalf("an extension of a permit was read into %v", next)
+				}
+			},
+			func(l *Lock) {
+				if state, err := l.Status(ctx); state == Acquired && (err != nil || !slices.Contains(fields.list(4), any(l.Token()))) {
+					t.Fatalf("%s of a permit, %v was read into %v", state, err, next)
+				}
+			},
+			func(l *Lock) {
+				if err := l.Release(ctx); err == nil && !in("done", "gone") {
+					t.Fatalf("a release of a permit was read into %v", next)
+				}
+			},
+		} {
+			a.set([]any{"granted", int64(now), int64(300_000), int64(now)})
+			l, err := permits("lock:permits:held", WithoutRenewal())
+			if err != nil {
+				t.Fatalf("a permit is refused: %v", err)
 			}
 			a.set(next)
 			operation(l)

@@ -36,6 +36,20 @@ var (
 	acquireAllSource string
 	//go:embed scripts/releaseall.lua
 	releaseAllSource string
+	//go:embed scripts/common.lua
+	commonSource string
+	//go:embed scripts/queued.lua
+	queuedSource string
+	//go:embed scripts/abandon.lua
+	abandonSource string
+	//go:embed scripts/enter.lua
+	enterSource string
+	//go:embed scripts/prolong.lua
+	prolongSource string
+	//go:embed scripts/leave.lua
+	leaveSource string
+	//go:embed scripts/occupancy.lua
+	occupancySource string
 
 	acquireScript      = newScript(acquireSource)
 	renewScript        = newScript(renewSource)
@@ -50,6 +64,12 @@ var (
 	announceScript     = newScript(announceSource)
 	acquireAllScript   = newScript(acquireAllSource)
 	releaseAllScript   = newScript(releaseAllSource)
+	queuedScript       = newScript(commonSource + queuedSource)
+	abandonScript      = newScript(abandonSource)
+	enterScript        = newScript(commonSource + enterSource)
+	prolongScript      = newScript(prolongSource)
+	leaveScript        = newScript(leaveSource)
+	occupancyScript    = newScript(occupancySource)
 )
 
 // reply is what a script of ours answers: a word and what belongs to it. Where only

@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,10 @@ import (
 // wakes wakes waiters when a lock is given back. All waiters of a client share one
 // subscription; those of one key queue up, and only the first of them is woken or
 // keeps a timer, so that a release costs each process one try however many wait.
+//
+// Waiters with a place in the lock's queue in Redis stand apart: each keeps a timer,
+// for it must ask again to keep its place, and of them a release wakes the one that
+// came first.
 //
 // A waiter joins before it tries again, and the confirmation of its subscription
 // wakes it, so a release cannot fall between its try and its wait. The same holds
@@ -28,15 +33,33 @@ type wakes struct {
 
 type wakeQueue struct {
 	waiters   []*waiter
+	placed    []*waiter
 	watchers  map[*watcher]struct{}
 	confirmed bool
 }
 
-func (q *wakeQueue) empty() bool { return len(q.waiters)+len(q.watchers) == 0 }
+func (q *wakeQueue) empty() bool { return len(q.waiters)+len(q.placed)+len(q.watchers) == 0 }
 
 func (q *wakeQueue) wakeWatchers() {
 	for w := range q.watchers {
 		notify(w.wake)
+	}
+}
+
+// wakeForemost wakes the first of those who have a place. One whose ticket is not
+// known yet may be that.
+func (q *wakeQueue) wakeForemost() {
+	var foremost *waiter
+	for _, w := range q.placed {
+		switch {
+		case w.ticket == 0:
+			notify(w.wake)
+		case foremost == nil || w.ticket < foremost.ticket:
+			foremost = w
+		}
+	}
+	if foremost != nil {
+		notify(foremost.wake)
 	}
 }
 
@@ -45,6 +68,12 @@ type waiter struct {
 	channel string
 	// wake asks for a try; promoted says that this waiter is the first now.
 	wake, promoted chan struct{}
+	// shares: when this waiter gets in, there may be room for the next.
+	shares bool
+	// placed: it has a place in the lock's queue in Redis, of this ticket; 0 while that
+	// is not known.
+	placed bool
+	ticket int64
 }
 
 func newWakes(c *Client) *wakes {
@@ -52,12 +81,31 @@ func newWakes(c *Client) *wakes {
 }
 
 func (h *wakes) join(key string) *waiter {
-	w := &waiter{hub: h, channel: wakeChannel(key), wake: make(chan struct{}, 1), promoted: make(chan struct{}, 1)}
+	w := h.newWaiter(key)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	q := h.queue(w.channel)
 	q.waiters = append(q.waiters, w)
 	return w
+}
+
+// joinPlaced is join for a waiter that has a place. It may have been its turn before
+// it joined, so it looks at once, or when the subscription is confirmed.
+func (h *wakes) joinPlaced(key string, ticket int64) *waiter {
+	w := h.newWaiter(key)
+	w.placed, w.ticket = true, ticket
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	q := h.queue(w.channel)
+	q.placed = append(q.placed, w)
+	if q.confirmed {
+		notify(w.wake)
+	}
+	return w
+}
+
+func (h *wakes) newWaiter(key string) *waiter {
+	return &waiter{hub: h, channel: wakeChannel(key), wake: make(chan struct{}, 1), promoted: make(chan struct{}, 1)}
 }
 
 // queue returns that of a channel, and subscribes where it is new. The caller holds
@@ -89,29 +137,41 @@ func (w *waiter) leave(acquired bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	q := h.queues[w.channel]
-	first := q.waiters[0] == w
-	for i, other := range q.waiters {
-		if other == w {
-			q.waiters = append(q.waiters[:i], q.waiters[i+1:]...)
-			break
-		}
-	}
+	first := len(q.waiters) > 0 && q.waiters[0] == w
+	leaves := func(other *waiter) bool { return other == w }
+	q.waiters = slices.DeleteFunc(q.waiters, leaves)
+	q.placed = slices.DeleteFunc(q.placed, leaves)
 	h.dropIfEmpty(w.channel)
-	if first && len(q.waiters) > 0 {
+	switch {
+	case w.placed && !acquired:
+		q.wakeForemost()
+	case first && len(q.waiters) > 0:
 		notify(q.waiters[0].promoted)
-		if !acquired {
+		if !acquired || w.shares {
 			notify(q.waiters[0].wake)
 		}
 	}
 }
 
-// wait returns when it is time to try again: the waiter was woken, or it is the
-// first and until has come. Its error is ctx's.
+// setTicket notes what place the waiter has. One that lost its place, and got another,
+// may have been woken in the belief that it was the foremost.
+func (w *waiter) setTicket(ticket int64) {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	lost := w.ticket != 0 && w.ticket != ticket
+	w.ticket = ticket
+	if lost {
+		w.hub.queues[w.channel].wakeForemost()
+	}
+}
+
+// wait returns when it is time to try again: the waiter was woken, or it is one that
+// keeps time and until has come. Its error is ctx's.
 func (w *waiter) wait(ctx context.Context, until time.Time) error {
 	for {
 		var timer <-chan time.Time
 		stop := func() {}
-		if w.first() {
+		if w.keepsTime() {
 			timer, stop = w.hub.c.clock.timer(until.Sub(w.hub.c.clock.now().t))
 		}
 		select {
@@ -132,10 +192,10 @@ func (w *waiter) wait(ctx context.Context, until time.Time) error {
 	}
 }
 
-func (w *waiter) first() bool {
+func (w *waiter) keepsTime() bool {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
-	return w.hub.queues[w.channel].waiters[0] == w
+	return w.placed || w.hub.queues[w.channel].waiters[0] == w
 }
 
 // pushed says whether releases are known to reach this waiter.
@@ -239,6 +299,13 @@ func (h *wakes) wakeFirst(channel string, confirmed bool) {
 		notify(q.waiters[0].wake)
 	}
 	q.wakeWatchers()
+	if !confirmed {
+		q.wakeForemost()
+		return
+	}
+	for _, w := range q.placed {
+		notify(w.wake)
+	}
 }
 
 func (h *wakes) unconfirm() {

@@ -215,3 +215,41 @@ func TestPauseAfterARefusal(t *testing.T) {
 		})
 	}
 }
+
+// Of those who have a place in the lock's queue the one that came first is woken,
+// whatever the order in which they joined.
+func TestOfWaitersWithAPlaceTheForemostIsWoken(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	c := dial(t, startRedis(t).URL())
+	late := c.wakes.joinPlaced(key, 7)
+	g.Eventually(late.wake).Should(Receive(), "the subscription is confirmed: it may have missed its turn")
+	early := c.wakes.joinPlaced(key, 5)
+	g.Expect(early.wake).To(Receive(), "it may have been its turn before it joined")
+	g.Expect(late.wake).NotTo(Receive())
+
+	c.wakes.wakeFirst(wakeChannel(key), false)
+	g.Expect(early.wake).To(Receive())
+	g.Expect(late.wake).NotTo(Receive())
+
+	ordinary := c.wakes.join(key)
+	unknown := c.wakes.joinPlaced(key, 0)
+	g.Expect(unknown.wake).To(Receive())
+	c.wakes.wakeFirst(wakeChannel(key), false)
+	for _, w := range []*waiter{early, unknown, ordinary} {
+		g.Expect(w.wake).To(Receive(), "whoever may be the first of its sort")
+	}
+	g.Expect(late.wake).NotTo(Receive())
+	unknown.leave(true)
+	ordinary.leave(false)
+	g.Expect(late.wake).NotTo(Receive())
+
+	early.setTicket(9)
+	g.Expect(late.wake).To(Receive(), "who lost its place is not the foremost any more")
+	early.setTicket(9)
+	g.Expect(late.wake).NotTo(Receive())
+	late.leave(false)
+	g.Expect(early.wake).To(Receive(), "who gives up hands its wake-up on")
+	early.leave(true)
+	g.Expect(c.wakes.waiting(key)).To(BeZero())
+}
