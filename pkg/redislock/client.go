@@ -43,11 +43,11 @@ type Client struct {
 // New returns a Client for a Redis. It sends nothing yet, and does not close rdb.
 //
 // rdb should have redis.Options.ContextTimeoutEnabled set. Without it, or where rdb is
-// neither a *redis.Client nor a *redis.ClusterClient, each command needs a goroutine,
-// to be given up on when it takes too long, which about doubles its cost. With it, a
-// call whose command is under way when its context is cancelled returns at the answer
-// or when its time is over (a sixth of the lease, at most 5 s); a context's deadline is
-// kept either way.
+// neither a *redis.Client nor a *redis.ClusterClient, each command needs a goroutine and
+// a timer, to be given up on when it takes too long, and callers share no pipelines.
+// With it, a call whose command is under way when its context is cancelled returns at
+// the answer or when its time is over (a sixth of the lease, at most 5 s); a context's
+// deadline is kept either way.
 func New(rdb redis.UniversalClient, opts ...Option) (*Client, error) {
 	if isNil(rdb) {
 		return nil, invalid("client", "nil", "is no connection to Redis")

@@ -80,6 +80,8 @@
 //   - Another process goes on with the work: Lock.Detach there, Client.Adopt here.
 //   - A lease that is as long as there is progress: WithoutRenewal and Lock.Extend.
 //   - Several resources at once: Client.AcquireAll.
+//   - First come, first served: WithFair. So many at a time: Client.Semaphore. Many who
+//     read or one who writes: Client.RWLock.
 //   - Efficiency alone, and nothing behind the lock checks tokens: WithoutFence, which
 //     acquires by one SET NX PX and does not notice that Redis lost data.
 //   - People want to know: WithIdentity, WithMetadata, WithHistory and Client.Inspect;
