@@ -1,7 +1,8 @@
 // Package redislock is a lock in Redis that several processes, hosts or Kubernetes
 // clusters share.
 //
-//	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+//	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379", ContextTimeoutEnabled: true})
+//	client, err := redislock.New(rdb)
 //	...
 //	err = client.WithLock(ctx, redislock.Key("invoices", customer), func(ctx context.Context, lock *redislock.Lock) error {
 //		// ctx ends when the lease is lost. Hand lock.Fence() to what you write to.
@@ -11,31 +12,122 @@
 // # What it promises
 //
 // A lock is a lease: a key in Redis with an expiry, which this package renews while
-// the lock is held. Whoever holds it is told when the lease ends, by Lock.Context
-// and Lock.IsHeld, by the local clock and whether or not Redis answers. A request
-// that is lost, repeated or delivered late changes nothing but, at worst, keeps the
-// lock taken for one lease.
+// the lock is held. While Redis keeps the writes that it acknowledged, and clocks run
+// evenly:
+//
+//   - At most one holder has a valid lease. Its holder counts validity from before it
+//     asked, keeps back 1 % and 2 ms, and so ends before the key expires.
+//   - Whoever holds it is told when the lease ends, by Lock.Context and Lock.IsHeld, by
+//     the local clock and whether or not Redis answers. After a loss nothing is renewed,
+//     released or acquired again behind the caller's back.
+//   - Each grant has a fencing token, Lock.Fence, higher than that of every grant before.
+//   - A request that is lost, repeated or delivered late changes nothing but, at worst,
+//     keeps the lock taken for one expiry. A call that is cancelled though Redis granted
+//     it gives the lock back in the background.
 //
 // # What it does not promise
 //
 // A process that is stopped between looking at its lock and acting acts too late,
 // and a Redis that loses acknowledged writes (a flush, a restart without
-// persistence, a replica promoted before it caught up) forgets who holds. So the
+// persistence, a replica promoted before it caught up) forgets who holds. Redis counts
+// expiry by its wall clock: set ahead, it frees locks early. And this package tells
+// of a loss; it cannot stop work that does not heed its context. So the
 // lock makes work exclusive usually and efficient always; it is correct only where
-// the work is idempotent or the resource behind the lock checks the fencing token:
-// a number that rises with every grant. The resource remembers the highest it has
-// seen and refuses any lower one. See Martin Kleppmann, "How to do distributed
-// locking" (2016).
+// the work is idempotent or the resource behind the lock checks the fencing token.
+// See Martin Kleppmann, "How to do distributed locking" (2016).
 //
 // The fencing token also tells this package when Redis has lost data: a caller that
 // remembers a higher one than Redis waits a whole expiry before it acquires
-// (QuarantineError), since somebody whom Redis forgot may still hold the lock.
+// (QuarantineError), since somebody whom Redis forgot may still hold the lock. A client
+// remembers what it saw while it lives; WithSeen brings what a caller wrote down.
 //
-// # Refusals
+// A lock is not re-entrant: its holder is refused like anybody else.
 //
-// That somebody else has the lock is an ErrNotAcquired, which says who in a
-// *HeldError. WithRefusal puts it in words of the caller's, IfAcquired makes it a
-// value that is no error.
+// # The fencing token
+//
+// The resource that the lock guards remembers the highest token that it has seen, and
+// refuses whatever comes with a lower one. That must be one step in the resource: a check
+// by the client is only another look at the lock. In SQL it is one statement,
+//
+//	UPDATE report SET body = $3, fence = $2 WHERE name = $1 AND fence <= $2
+//
+// and no row means that somebody with a higher token was there: stop. Work on many rows
+// does this to one row first, in its transaction. An object store that writes on
+// condition is a resource, too: keep the token in the object's metadata, read it with the
+// object's version, stop if it is higher than yours, and write on condition that the
+// version is still the same. What can check nothing, such as a payment service, gets an
+// idempotency key that names the work and is the same on each try; a token is not, for it
+// differs with each grant.
+//
+// Where runs are claimed (below) the resource gets Claim.Fence and never Lock.Fence,
+// which is lower than each of the claims under it.
+//
+// # Which options for which job
+//
+//   - A short critical section: WithLock as it is. Lease 10 s, three tries 100 ms apart.
+//   - No time to wait: TryAcquire, and IfAcquired where "somebody else has it" is no error.
+//   - Everybody gets a turn: WithWait, and a context with a deadline. A release wakes one
+//     waiter in each process. Or WithRetry, and WithBackoff where many are refused at once.
+//   - A long job: it is renewed. WithLease bounds how long the next one waits for a holder
+//     that died, and how long an outage of Redis a holder survives; WithMaxHold ends the
+//     hold of one that hangs.
+//   - Work that takes a while to stop: WithLockDelay keeps the key taken for so long after
+//     a lease that was not released; Lock.Cover does so for work that outlives its holder.
+//   - A schedule that several clusters have: Lock.Claim and Client.FinishRun. A tick runs
+//     one at a time, and never again once it is recorded as done. Or WithMinHold, where it
+//     is enough that whoever is late by less than that finds the lock taken.
+//   - A leader: Client.Elector, or package leaderelection for Kubernetes managers.
+//   - Another process goes on with the work: Lock.Detach there, Client.Adopt here.
+//   - A lease that is as long as there is progress: WithoutRenewal and Lock.Extend.
+//   - Several resources at once: Client.AcquireAll.
+//   - So many at once: Client.Semaphore. Readers and writers: Client.RWLock. In order of
+//     arrival: WithFair.
+//   - Efficiency alone, and nothing behind the lock checks tokens: WithoutFence, which
+//     acquires by one SET NX PX and does not notice that Redis lost data.
+//   - People want to know: WithIdentity, WithMetadata, WithHistory and Client.Inspect;
+//     WithObserver for metrics; Client.CheckStore for what is dangerous in Redis' settings.
+//   - A holder that hangs for good: Client.ForceRelease, which names its fencing token.
+//
+// # Connections
+//
+// Set ContextTimeoutEnabled in the options of go-redis. Each operation here has a
+// deadline, and only with this option go-redis keeps it. Without it all works the same,
+// but each command runs in a goroutine of its own, to be given up on when it takes too
+// long, and callers at the same time never share a pipeline; see New.
+//
+// A *redis.Client may be that of one server or one of Sentinel's
+// (redis.NewFailoverClient); a *redis.ClusterClient is a Cluster, where all keys of a
+// lock are in one slot. A *redis.Ring is refused: its shards move without a handover. Have
+// one Client for each Redis: its waiters share one subscription, and its renewals share
+// pipelines, a node at a time. go-redis may repeat commands (MaxRetries): a repeated
+// acquire knows its own grant.
+//
+// # Errors
+//
+//   - ErrNotAcquired: a refusal, and no failure. *HeldError says who has the lock and for
+//     how long unless it is renewed; *QuarantineError, how long nobody gets it because
+//     Redis lost data. WithRefusal puts it in the caller's words, IfAcquired makes it a
+//     value.
+//   - The context's error, where that ended first. A call that was refused until then is
+//     both this and an ErrNotAcquired: ask for the context's first.
+//   - ErrLost, a *LostError: the lease has ended. It is the cause of Lock.Context, and what
+//     Release, Extend, Cover, Claim and WithLock return from then on.
+//   - ErrReleased: the same after Release and Detach, of which another Release is nil.
+//   - ErrLimit, a *LimitError: a semaphore is in use with another number of permits. It is
+//     a refusal, but not one that waiting helps.
+//   - ErrNotClaimed, a *ClaimError: why a run may not be had.
+//   - ErrMismatch, a *MismatchError: Adopt or ForceRelease named what does not stand there.
+//   - ErrInvalid: an argument is wrong; nothing was sent. ErrClosed: the Client is.
+//   - ErrCorrupt: a companion key holds what this package never writes; the message says
+//     which.
+//   - All else comes from Redis or the way to it. Refused says whether Redis denies this
+//     client a command or key, so that trying again does not help.
+//
+// # Tests
+//
+// Package redislocktest is a Redis inside the tests of programs that lock: it goes down,
+// hangs and loses answers when the test says so, and its time can be that of a
+// testing/synctest bubble.
 //
 // # Several locks
 //

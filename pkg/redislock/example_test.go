@@ -6,23 +6,26 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
 // bill stands for work that must not be done twice at once.
-func bill(ctx context.Context, customer string, fence uint64) error { return nil }
+func bill(ctx context.Context, customer string, fence uint64) error {
+	fmt.Println("billed", customer)
+	return ctx.Err()
+}
 
 // Work under a lock that is renewed while it goes on.
 func Example() {
-	rdb := redis.NewClient(&redis.Options{Addr: "localhost:6379"})
+	rdb, stop := startRedis() // redis.NewClient(&redis.Options{Addr: "localhost:6379", ContextTimeoutEnabled: true})
+	defer stop()
 	client, err := redislock.New(rdb, redislock.WithIdentity("billing-eu"))
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	defer func() { _ = client.Close(context.Background()) }()
 
@@ -30,52 +33,104 @@ func Example() {
 		// ctx ends when the lease is lost.
 		return bill(ctx, "acme", lock.Fence())
 	})
-	if errors.Is(err, redislock.ErrLost) {
+	switch {
+	case errors.Is(err, redislock.ErrLost):
 		log.Print("somebody else may have begun: ", err)
+	case errors.Is(err, redislock.ErrNotAcquired):
+		log.Print("somebody else is at it: ", err)
+	case err != nil:
+		log.Print(err) // Redis did not answer, or bill failed
 	}
+	// Output: billed acme
+}
+
+// What the work returned, and whether it could be done at all.
+func ExampleClient_WithLock() {
+	rdb, stop := startRedis()
+	defer stop()
+	client, err := redislock.New(rdb)
+	if err != nil {
+		log.Panic(err)
+	}
+	ctx, key := context.Background(), redislock.Key("invoices", "acme")
+	errNoAddress := errors.New("no address")
+	err = client.WithLock(ctx, key, func(ctx context.Context, _ *redislock.Lock) error {
+		// A lock is not re-entrant: its holder is refused like anybody else.
+		err := client.WithLock(ctx, key, func(context.Context, *redislock.Lock) error { return nil })
+		fmt.Println(errors.Is(err, redislock.ErrNotAcquired))
+		return errNoAddress
+	})
+	fmt.Println(err)
+	// Output:
+	// true
+	// no address
 }
 
 // Try once, and say who is in the way.
 func ExampleClient_TryAcquire() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	rdb, stop := startRedis()
+	defer stop()
+	eu, err := redislock.New(rdb, redislock.WithIdentity("report-eu"))
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
-	lock, err := client.TryAcquire(context.Background(), redislock.Key("report"))
+	us, err := redislock.New(rdb, redislock.WithIdentity("report-us"))
+	if err != nil {
+		log.Panic(err)
+	}
+	ctx, key := context.Background(), redislock.Key("report")
+	lock, err := eu.TryAcquire(ctx, key, redislock.WithLease(time.Minute))
+	if err != nil {
+		log.Panic(err)
+	}
+	defer func() { _ = lock.Release(ctx) }()
+
+	_, err = us.TryAcquire(ctx, key)
 	var held *redislock.HeldError
 	switch {
 	case errors.As(err, &held):
-		log.Printf("%s is at it, for %s at least", held.Holder, held.TTL)
-		return
+		fmt.Printf("%s has it for %s, and renews it\n", held.Holder, held.TTL.Round(time.Minute))
 	case errors.Is(err, redislock.ErrNotAcquired):
-		return // another time
+		log.Print(err) // another time: Redis lost data and is quarantined
 	case err != nil:
-		log.Fatal(err) // Redis could not be asked
+		log.Print(err) // Redis could not be asked
 	}
-	defer func() { _ = lock.Release(context.Background()) }()
+	// Output: report-eu has it for 1m0s, and renews it
 }
 
 // "Somebody else has it" as a value: err is only what went wrong.
 func ExampleIfAcquired() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	rdb, stop := startRedis()
+	defer stop()
+	client, err := redislock.New(rdb)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
-	lock, ok, err := redislock.IfAcquired(client.TryAcquire(context.Background(), redislock.Key("report")))
-	if err != nil {
-		log.Fatal(err) // Redis could not be asked
+	ctx := context.Background()
+	for range 2 {
+		lock, ok, err := redislock.IfAcquired(client.TryAcquire(ctx, redislock.Key("report")))
+		if err != nil {
+			log.Panic(err) // Redis could not be asked
+		}
+		if !ok {
+			fmt.Println("another time")
+			continue
+		}
+		fmt.Println("ours")
+		defer func() { _ = lock.Release(ctx) }()
 	}
-	if !ok {
-		return // another time
-	}
-	defer func() { _ = lock.Release(context.Background()) }()
+	// Output:
+	// ours
+	// another time
 }
 
 // An error for the person who has to wait.
 func ExampleWithRefusal() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	rdb, stop := startRedis()
+	defer stop()
+	client, err := redislock.New(rdb)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	errBusy := errors.New("withdrawal in progress, please try again later")
 	withdraw := func(w http.ResponseWriter, r *http.Request) {
@@ -89,51 +144,84 @@ func ExampleWithRefusal() {
 			http.Error(w, "internal error", http.StatusInternalServerError)
 		}
 	}
-	http.HandleFunc("/withdraw", withdraw)
+
+	lock, err := client.Acquire(context.Background(), redislock.Key("withdraw", "user123")) // elsewhere
+	if err != nil {
+		log.Panic(err)
+	}
+	answer := httptest.NewRecorder()
+	withdraw(answer, httptest.NewRequest(http.MethodPost, "/withdraw", nil))
+	fmt.Print(answer.Code, " ", answer.Body)
+
+	_ = lock.Release(context.Background())
+	answer = httptest.NewRecorder()
+	withdraw(answer, httptest.NewRequest(http.MethodPost, "/withdraw", nil))
+	fmt.Println(answer.Code)
+	// Output:
+	// 409 withdrawal in progress, please try again later
+	// billed user123
+	// 200
 }
 
-// Try ten times: after about 50 ms, 100 ms, 200 ms and so on, but at most 2 s.
+// Try four times, with about 10 ms, 20 ms and 20 ms in between.
 func ExampleWithBackoff() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	rdb, stop := startRedis()
+	defer stop()
+	client, err := redislock.New(rdb)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
-	lock, err := client.Acquire(context.Background(), redislock.Key("report"),
-		redislock.WithRetry(10, 50*time.Millisecond), redislock.WithBackoff(2*time.Second))
+	ctx, key := context.Background(), redislock.Key("report")
+	lock, err := client.Acquire(ctx, key) // by somebody who keeps it
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
-	defer func() { _ = lock.Release(context.Background()) }()
+	defer func() { _ = lock.Release(ctx) }()
+
+	tries := 0
+	_, err = client.Acquire(ctx, key,
+		redislock.WithRetry(4, 10*time.Millisecond), redislock.WithBackoff(20*time.Millisecond),
+		redislock.OnRefusal(func(error) { tries++ }))
+	fmt.Println(errors.Is(err, redislock.ErrNotAcquired), "after", tries, "tries")
+	// Output: true after 4 tries
 }
 
 // Say what the lock is held for, and read what others say.
 func ExampleWithMetadata() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	rdb, stop := startRedis()
+	defer stop()
+	client, err := redislock.New(rdb, redislock.WithIdentity("deployer-1"))
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
-	lock, err := client.TryAcquire(context.Background(), redislock.Key("deploy", "web"), redislock.WithMetadata("release 42"))
-	if held, ok := errors.AsType[*redislock.HeldError](err); ok {
-		log.Printf("%s is at it: %s", held.Holder, held.Metadata)
-		return
+	ctx, key := context.Background(), redislock.Key("deploy", "web")
+	for _, release := range []string{"release 42", "release 43"} {
+		lock, err := client.TryAcquire(ctx, key, redislock.WithMetadata(release))
+		if held, ok := errors.AsType[*redislock.HeldError](err); ok {
+			fmt.Printf("%s has to wait: %s is at it with %s\n", release, held.Holder, held.Metadata)
+			continue
+		}
+		if err != nil {
+			log.Panic(err)
+		}
+		defer func() { _ = lock.Release(ctx) }()
 	}
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer func() { _ = lock.Release(context.Background()) }()
+	// Output: release 43 has to wait: deployer-1 is at it with release 42
 }
 
 // Move money between two accounts, each of which has a lock. The hash tag keeps
 // their keys together in a Redis Cluster.
 func ExampleClient_AcquireAll() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	rdb, stop := startRedis()
+	defer stop()
+	client, err := redislock.New(rdb)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	from, to := redislock.Key("{accounts}", "acme"), redislock.Key("{accounts}", "globex")
 	locks, err := client.AcquireAll(context.Background(), []string{from, to})
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	defer func() { _ = locks.Release(context.Background()) }()
 	ctx := locks.Context() // ends when one of them is lost
@@ -143,128 +231,80 @@ func ExampleClient_AcquireAll() {
 	if err := bill(ctx, "globex", locks.Fence(to)); err != nil {
 		log.Print(err)
 	}
+	// Each of them is a lock like any other.
+	_, err = client.TryAcquire(context.Background(), to)
+	fmt.Println("globex alone:", errors.Is(err, redislock.ErrNotAcquired))
+	// Output:
+	// billed acme
+	// billed globex
+	// globex alone: true
 }
 
-// A counter stands for a prometheus.Counter, a sum for a prometheus.Histogram.
-type (
-	counter struct{ n atomic.Int64 }
-	sum     struct{ seconds, n atomic.Int64 }
-)
-
-func (c *counter) Inc()              { c.n.Add(1) }
-func (s *sum) Observe(value float64) { s.seconds.Add(int64(value)); s.n.Add(1) }
-
-// Count what becomes of locks. Keys are no labels: there may be too many.
+// Count what becomes of locks. Keys are no labels: there may be too many. The counters
+// stand for those of a metrics library, and so does the sum for a histogram.
 func ExampleWithObserver() {
-	var acquired, refused, failed, lost counter
-	var waited, held sum
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}),
-		redislock.WithObserver(redislock.Observer{
-			Acquired: func(_ context.Context, _ string, took time.Duration, err error) {
-				switch {
-				case err == nil:
-					acquired.Inc()
-				case errors.Is(err, redislock.ErrNotAcquired):
-					refused.Inc()
-				default:
-					failed.Inc()
-				}
-				waited.Observe(took.Seconds())
-			},
-			Released: func(_ context.Context, _ string, d time.Duration, _ error) { held.Observe(d.Seconds()) },
-			Lost:     func(context.Context, string, time.Duration, error) { lost.Inc() },
-		}))
+	rdb, stop := startRedis()
+	defer stop()
+	var acquired, refused, failed, lost atomic.Int64
+	var held atomic.Int64
+	client, err := redislock.New(rdb, redislock.WithObserver(redislock.Observer{
+		Acquired: func(_ context.Context, _ string, _ time.Duration, err error) {
+			switch {
+			case err == nil:
+				acquired.Add(1)
+			case errors.Is(err, redislock.ErrNotAcquired):
+				refused.Add(1)
+			default:
+				failed.Add(1)
+			}
+		},
+		Released: func(_ context.Context, _ string, d time.Duration, _ error) { held.Add(int64(d)) },
+		Lost:     func(context.Context, string, time.Duration, error) { lost.Add(1) },
+	}))
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
-	defer func() { _ = client.Close(context.Background()) }()
+	ctx := context.Background()
+	lock, err := client.TryAcquire(ctx, redislock.Key("report"))
+	if err != nil {
+		log.Panic(err)
+	}
+	_, _ = client.TryAcquire(ctx, redislock.Key("report"))
+	_ = lock.Release(ctx)
+	fmt.Println("acquired", acquired.Load(), "refused", refused.Load(), "failed", failed.Load(), "lost", lost.Load())
+	fmt.Println("time was counted:", held.Load() > 0)
+	// Output:
+	// acquired 1 refused 1 failed 0 lost 0
+	// time was counted: true
 }
 
 // Wait until the lock is free, for a minute at most. A release wakes the waiter.
 func ExampleWithWait() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
+	rdb, stop := startRedis()
+	defer stop()
+	client, err := redislock.New(rdb)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
+	defer func() { _ = client.Close(context.Background()) }()
+	first, err := client.TryAcquire(context.Background(), redislock.Key("migration"))
+	if err != nil {
+		log.Panic(err)
+	}
+	time.AfterFunc(10*time.Millisecond, func() { _ = first.Release(context.Background()) })
+
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	lock, err := client.Acquire(ctx, redislock.Key("migration"), redislock.WithWait())
-	if errors.Is(err, context.DeadlineExceeded) {
-		log.Fatal("still held after a minute: ", err)
-	}
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer func() { _ = lock.Release(context.Background()) }()
-}
-
-// At most three at a time, over all processes.
-func ExampleClient_Semaphore() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
-	if err != nil {
-		log.Fatal(err)
-	}
-	exports, err := client.Semaphore(redislock.Key("exports"), 3, redislock.WithWait())
-	if err != nil {
-		log.Fatal(err) // an argument is wrong; nothing was sent
-	}
-	permit, err := exports.Acquire(context.Background())
-	if limit, ok := errors.AsType[*redislock.LimitError](err); ok {
-		log.Fatalf("another release of this program allows %d at a time", limit.Limit)
-	}
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer func() { _ = permit.Release(context.Background()) }()
-	_ = bill(permit.Context(), "acme", permit.Fence()) // its context ends when the permit is lost
-}
-
-// Many read at a time, or one writes.
-func ExampleClient_RWLock() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
-	if err != nil {
-		log.Fatal(err)
-	}
-	catalogue, err := client.RWLock(redislock.Key("catalogue"), redislock.WithWait())
-	if err != nil {
-		log.Fatal(err)
-	}
-	ctx := context.Background()
-
-	reader, err := catalogue.RLock(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
-	// Readers give back before they write: a writer waits for all readers.
-	if err := reader.Release(ctx); err != nil {
-		log.Print(err)
-	}
-
-	writer, err := catalogue.Lock(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer func() { _ = writer.Release(ctx) }()
-	_ = bill(writer.Context(), "acme", writer.Fence())
-}
-
-// Whoever came first gets the lock first, over all processes.
-func ExampleWithFair() {
-	client, err := redislock.New(redis.NewClient(&redis.Options{Addr: "localhost:6379"}))
-	if err != nil {
-		log.Fatal(err)
-	}
-	lock, err := client.Acquire(context.Background(), redislock.Key("checkout", "last-ticket"),
-		redislock.WithFair(), redislock.WithWait(),
-		redislock.OnRefusal(func(err error) {
-			if held, ok := errors.AsType[*redislock.HeldError](err); ok {
-				log.Printf("%d are ahead", held.Ahead)
-			}
-		}))
-	if err != nil {
-		log.Fatal(err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		log.Panic("still held after a minute: ", err)
+	case err != nil:
+		log.Panic(err)
 	}
 	defer func() { _ = lock.Release(context.Background()) }()
+	fmt.Println("ours, and the first has let go:", errors.Is(first.Err(), redislock.ErrReleased))
+	// Output: ours, and the first has let go: true
 }
 
 // A table is a resource that checks fencing tokens: it remembers the highest it
@@ -285,11 +325,31 @@ func (t *table) write(fence uint64, what string) {
 // The fencing token is what makes a lock correct: a holder that was paused, and
 // whose lease went to somebody else meanwhile, writes with too low a token.
 func ExampleLock_Fence() {
+	rdb, stop := startRedis()
+	defer stop()
+	client, err := redislock.New(rdb)
+	if err != nil {
+		log.Panic(err)
+	}
+	ctx, key := context.Background(), redislock.Key("balance", "acme")
 	var balance table
-	paused, next := uint64(1795310214767428), uint64(1795310224901337) // two Lock.Fence()
-	balance.write(paused, "10, by the first holder")
-	balance.write(next, "20, by the second")
-	balance.write(paused, "11, by the first, which was paused")
+
+	first, err := client.Acquire(ctx, key)
+	if err != nil {
+		log.Panic(err)
+	}
+	balance.write(first.Fence(), "10, by the first holder")
+	// It is paused for long enough to lose its lease; here the lock is taken away.
+	if _, err := client.ForceRelease(ctx, key, first.Fence(), redislock.Immediately()); err != nil {
+		log.Panic(err)
+	}
+	second, err := client.Acquire(ctx, key)
+	if err != nil {
+		log.Panic(err)
+	}
+	defer func() { _ = second.Release(ctx) }()
+	balance.write(second.Fence(), "20, by the second")
+	balance.write(first.Fence(), "11, by the first, which was paused")
 	// Output:
 	// written: 10, by the first holder
 	// written: 20, by the second

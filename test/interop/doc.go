@@ -1,7 +1,7 @@
 // Package interop has this project's lock contend for one key with locks of other
 // libraries that are built on SET NX PX: the npm package @upstash/lock, redis-py,
 // and the Go packages bsm/redislock and redsync. At most one of them may be inside
-// at a time.
+// at a time. It also compiles the code of docs/migration.md.
 //
 //	make test-interop
 //
