@@ -113,6 +113,8 @@
 //   - ErrLost, a *LostError: the lease has ended. It is the cause of Lock.Context, and what
 //     Release, Extend, Cover, Claim and WithLock return from then on.
 //   - ErrReleased: the same after Release and Detach, of which another Release is nil.
+//   - ErrLimit, a *LimitError: a semaphore is in use with another number of permits. It is
+//     a refusal, but not one that waiting helps.
 //   - ErrNotClaimed, a *ClaimError: why a run may not be had.
 //   - ErrMismatch, a *MismatchError: Adopt or ForceRelease named what does not stand there.
 //   - ErrInvalid: an argument is wrong; nothing was sent. ErrClosed: the Client is.

@@ -398,7 +398,7 @@ func TestAStuckReleaseOfAPermitLeavesTheNextAlone(t *testing.T) {
 	g := within(t)
 	server := startRedis(t)
 	p := proxy.Start(t, server.URL())
-	s := semaphore(t, dial(t, p.URL()), 1, patient(), WithRenewEvery(2*time.Second))
+	s := semaphore(t, dial(t, p.URL()), 1, patient(), WithRenewEvery(4*time.Second))
 	first := get(t, s.TryAcquire)
 	stuck := p.Hold(releaseOf(key))
 	g.Expect(first.Release(t.Context())).NotTo(Succeed(), "no answer came")
