@@ -149,12 +149,13 @@ func (ls *Locks) Extend(ctx context.Context, d time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("redislock: extend %s: %w", ls, err)
 	}
+	heard := ls.client.clock.now()
 	for i := range answers {
-		answer, err := answers[i].cmd.Slice()
+		answer, err := answers[i].answer()
 		if err != nil {
 			return fmt.Errorf("redislock: extend %q: %w", ls.parts[i].key, err)
 		}
-		if err := ls.parts[i].renewed(sent, d, answer); err != nil {
+		if err := ls.parts[i].renewed(sent, heard, d, answer); err != nil {
 			return err
 		}
 	}

@@ -75,7 +75,7 @@ func TestAcquireAllTakesAllInOneRoundTrip(t *testing.T) {
 	g.Expect(ls.Release(t.Context())).To(Succeed())
 	g.Expect(p.Requests()).To(HaveLen(1))
 	g.Expect(rdb.Exists(t.Context(), threeKeys...).Val()).To(BeZero())
-	g.Expect(ls.parts[0].renewer.queue).To(BeEmpty(), "none is renewed any more")
+	g.Expect(ls.parts[0].renewer.ends.entries).To(BeEmpty(), "none is renewed any more")
 	g.Expect(ls.IsHeld()).To(BeFalse())
 	g.Expect(ls.ValidUntil()).To(BeTemporally("<=", time.Now()))
 	g.Expect(context.Cause(ls.Context())).To(MatchError(ErrReleased))
@@ -255,7 +255,7 @@ func TestTheLossOfOneIsTheLossOfAll(t *testing.T) {
 				g.Eventually(func() int {
 					l.renewer.mu.Lock()
 					defer l.renewer.mu.Unlock()
-					return len(l.renewer.queue)
+					return l.renewer.ends.Len()
 				}).Should(BeZero(), "none is renewed any more")
 			}
 			p.Forget()

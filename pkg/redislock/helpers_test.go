@@ -1,7 +1,6 @@
 package redislock
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"flag"
@@ -150,9 +149,10 @@ func (l *Lock) renewNow() {
 	defer r.mu.Unlock()
 	l.mu.Lock()
 	l.renewAt = now.t
-	l.next = l.dueAt(now)
 	l.mu.Unlock()
-	heap.Init(&r.queue)
+	if r.renewals.has(l) {
+		r.renewals.put(l, now.t)
+	}
 	notify(r.kick)
 }
 

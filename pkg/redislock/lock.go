@@ -37,15 +37,12 @@ type Lock struct {
 	mu      sync.Mutex
 	valid   validity
 	renewAt time.Time // zero: not by the renewer
-	sending bool      // a renewal is under way
 	failure error     // of the last renewal
 	cause   error     // why the grant is over; nil while it is not
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 
-	// position and next belong to the renewer's queue.
-	position int
-	next     time.Time
+	seats [seats]int // positions in the renewer's queues; its mu guards them
 }
 
 // Key returns the lock's key in Redis.
@@ -139,7 +136,7 @@ func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("redislock: extend %q: %w", l.key, err)
 	}
-	return l.renewed(sent, d, r)
+	return l.renewed(sent, l.client.clock.now(), d, r)
 }
 
 func validateExtension(d time.Duration) error {
@@ -343,8 +340,9 @@ func (l *Lock) planRenewal(sent instant, span time.Duration) {
 	l.renewAt = sent.t.Add(every - every/10 + rand.N(every/5+1))
 }
 
-// renewed takes in the reply to a renewal that was sent at sent for span.
-func (l *Lock) renewed(sent instant, span time.Duration, r reply) error {
+// renewed takes in the reply to a renewal for span, which was sent at sent and is
+// heard now.
+func (l *Lock) renewed(sent, now instant, span time.Duration, r reply) error {
 	l.mu.Lock()
 	if l.cause != nil {
 		defer l.mu.Unlock()
@@ -354,7 +352,6 @@ func (l *Lock) renewed(sent instant, span time.Duration, r reply) error {
 	case "ok":
 		defer l.mu.Unlock()
 		next := validity{sent, validitySpan(span)}
-		now := l.client.clock.now()
 		if next.remaining(now) > l.valid.remaining(now) {
 			l.valid = next
 		}

@@ -63,15 +63,18 @@ func (rs *renewers) close() {
 }
 
 // renewer prolongs the leases of all locks on a node and ends those that were
-// not prolonged: one queue by due time and one goroutine for all of them, which
-// never itself waits for Redis, so that a lease ends on time though Redis hangs.
+// not prolonged: one goroutine for all of them, which never itself waits for Redis, so
+// that a lease ends on time though Redis hangs. It has a queue of the ends and one of
+// what is to be renewed, so that renewals for which there is no room yet are not looked
+// at over and over.
 type renewer struct {
 	c    *Client
 	kick chan struct{}
 	done chan struct{}
 
 	mu       sync.Mutex
-	queue    lockQueue
+	ends     lockQueue // all locks, by the end of their leases
+	renewals lockQueue // those that are to be renewed and not under way
 	inFlight int
 	wakeAt   time.Time // when the goroutine looks next; zero: only when kicked
 	running  bool
@@ -79,7 +82,10 @@ type renewer struct {
 }
 
 func newRenewer(c *Client) *renewer {
-	return &renewer{c: c, kick: make(chan struct{}, 1), done: make(chan struct{})}
+	return &renewer{
+		c: c, kick: make(chan struct{}, 1), done: make(chan struct{}),
+		ends: lockQueue{seat: endSeat}, renewals: lockQueue{seat: renewalSeat},
+	}
 }
 
 // add begins to look after a lock. It answers false after close.
@@ -94,22 +100,31 @@ func (r *renewer) add(l *Lock) bool {
 		r.running = true
 		go r.loop(now)
 	}
-	l.mu.Lock()
-	l.next = l.dueAt(now)
-	l.mu.Unlock()
-	heap.Push(&r.queue, l)
-	if r.wakeAt.IsZero() || l.next.Before(r.wakeAt) {
+	r.plan(l, now)
+	if r.wakeAt.IsZero() || r.next().Before(r.wakeAt) {
 		notify(r.kick)
 	}
 	return true
 }
 
+// plan puts a lock where it belongs in both queues. The caller holds mu.
+func (r *renewer) plan(l *Lock, now instant) {
+	l.mu.Lock()
+	end, renewal := now.t.Add(l.valid.remaining(now)), l.renewAt
+	l.mu.Unlock()
+	r.ends.put(l, end)
+	if renewal.IsZero() {
+		r.renewals.drop(l)
+	} else {
+		r.renewals.put(l, renewal)
+	}
+}
+
 func (r *renewer) remove(l *Lock) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l.position >= 0 && l.position < len(r.queue) && r.queue[l.position] == l {
-		heap.Remove(&r.queue, l.position)
-	}
+	r.ends.drop(l)
+	r.renewals.drop(l)
 }
 
 func (r *renewer) close() {
@@ -120,12 +135,12 @@ func (r *renewer) close() {
 	}
 	r.closed = true
 	close(r.done)
-	for _, l := range r.queue {
-		l.mu.Lock()
-		l.finish(ErrClosed)
-		l.mu.Unlock()
+	for _, e := range r.ends.entries {
+		e.lock.mu.Lock()
+		e.lock.finish(ErrClosed)
+		e.lock.mu.Unlock()
 	}
-	r.queue = nil
+	r.ends.entries, r.renewals.entries = nil, nil
 }
 
 // loop runs from the first lock to the end of the client; last is when the clocks
@@ -174,9 +189,19 @@ func (r *renewer) sleepUntil(at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.wakeAt = at
-	if len(r.queue) > 0 && (at.IsZero() || r.queue[0].next.Before(at)) && r.inFlight < renewsInFlight {
+	if next := r.next(); !next.IsZero() && (at.IsZero() || next.Before(at)) {
 		notify(r.kick)
 	}
+}
+
+// next is when there is something to do; zero where nothing is held. The caller holds
+// mu.
+func (r *renewer) next() time.Time {
+	next := r.ends.first()
+	if r.inFlight < renewsInFlight && r.renewals.Len() > 0 && r.renewals.first().Before(next) {
+		next = r.renewals.first()
+	}
+	return next
 }
 
 // collect ends the leases that are over and takes out those to be renewed now. It
@@ -185,53 +210,42 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now.since(last)-now.t.Sub(last.t) > clockJump {
-		for _, l := range r.queue {
-			l.next = now.t
-		}
-		heap.Init(&r.queue)
+		r.ends.allAt(now.t)
 	}
-	room := (renewsInFlight - r.inFlight) * renewBatch
-	for len(r.queue) > 0 && !r.queue[0].next.After(now.t) {
-		l := r.queue[0]
+	for r.ends.Len() > 0 && !r.ends.first().After(now.t) {
+		l := r.ends.entries[0].lock
 		l.mu.Lock()
 		over := l.expire(now)
-		if !over && l.wantsRenewal(now.t) {
-			if len(due) == room {
-				// Nothing may be sent before another pipeline has come back; until then
-				// only the ends of leases matter.
-				l.renewAt = now.t.Add(time.Millisecond)
-			} else {
-				l.sending = true
-				due = append(due, l)
-			}
-		}
-		l.next = l.dueAt(now)
+		end := now.t.Add(l.valid.remaining(now))
 		l.mu.Unlock()
 		if over {
-			heap.Pop(&r.queue)
+			r.ends.drop(l)
+			r.renewals.drop(l)
+		} else {
+			r.ends.put(l, end)
+		}
+	}
+	room := (renewsInFlight - r.inFlight) * renewBatch
+	for len(due) < room && r.renewals.Len() > 0 && !r.renewals.first().After(now.t) {
+		l := r.renewals.entries[0].lock
+		l.mu.Lock()
+		at := l.renewAt
+		l.mu.Unlock()
+		if at.After(now.t) { // it was renewed by an answer that came late
+			r.renewals.put(l, at)
 			continue
 		}
-		heap.Fix(&r.queue, 0)
+		r.renewals.drop(l)
+		if !at.IsZero() {
+			due = append(due, l)
+		}
 	}
 	r.inFlight += (len(due) + renewBatch - 1) / renewBatch
-	if len(r.queue) == 0 {
+	next := r.next()
+	if next.IsZero() {
 		return due, 0
 	}
-	return due, min(r.queue[0].next.Sub(now.t), watchInterval)
-}
-
-// dueAt is when a lock needs attention next, by the monotonic clock. The caller
-// holds mu.
-func (l *Lock) dueAt(now instant) time.Time {
-	end := now.t.Add(l.valid.remaining(now))
-	if l.sending || l.renewAt.IsZero() || l.renewAt.After(end) {
-		return end
-	}
-	return l.renewAt
-}
-
-func (l *Lock) wantsRenewal(now time.Time) bool {
-	return !l.sending && !l.renewAt.IsZero() && !l.renewAt.After(now)
+	return due, min(next.Sub(now.t), watchInterval)
 }
 
 // A renewal is one lock's share of a pipeline.
@@ -240,6 +254,21 @@ type renewal struct {
 	span time.Duration
 	cmd  *redis.Cmd
 	told atomic.Bool // the observer knows how it went
+}
+
+func (b *renewal) command(ctx context.Context, name any, what *string) *redis.Cmd {
+	expiry := milliseconds(b.span + b.lock.cfg.lockDelay)
+	cmd := redis.NewCmd(ctx, name, what, 1, b.lock.key, &b.lock.value, expiry)
+	cmd.SetFirstKeyPos(3)
+	return cmd
+}
+
+func (b *renewal) answer() (reply, error) {
+	answer, err := b.cmd.Result()
+	if err != nil {
+		return nil, err
+	}
+	return parseReply(answer)
 }
 
 // send renews a batch. A node that hangs is given up on after the shortest timeout
@@ -256,8 +285,9 @@ func (r *renewer) send(locks []*Lock) {
 	ended := func(failure error) {
 		once.Do(func() {
 			if failure != nil {
+				took := r.c.clock.now().t.Sub(sent.t)
 				for i := range batch {
-					r.observe(&batch[i], sent, failure)
+					r.observe(&batch[i], took, failure)
 				}
 			}
 			r.batchEnded(batch, failure)
@@ -267,25 +297,26 @@ func (r *renewer) send(locks []*Lock) {
 	defer giveUp.Stop()
 
 	r.exec(batch)
+	heard := r.c.clock.now()
 	for i := range batch {
 		b := &batch[i]
-		answer, err := b.cmd.Slice()
+		answer, err := b.answer()
 		if err == nil {
-			err = b.lock.renewed(sent, b.span, answer) // a loss is told by the lock's context, too
+			err = b.lock.renewed(sent, heard, b.span, answer) // a loss is told by the lock's context, too
 			b.lock.renewalSucceeded(sent, b.span)
 		} else {
-			b.lock.renewalFailed(r.c.clock.now(), err)
+			b.lock.renewalFailed(heard, err)
 		}
-		r.observe(b, sent, err)
+		r.observe(b, heard.t.Sub(sent.t), err)
 	}
 	ended(nil)
 }
 
 // observe tells the observer how a renewal went, once: one that was given up on and
 // is heard of later has been told.
-func (r *renewer) observe(b *renewal, sent instant, err error) {
+func (r *renewer) observe(b *renewal, took time.Duration, err error) {
 	if renewed := r.c.observer.Renewed; renewed != nil && b.told.CompareAndSwap(false, true) {
-		renewed(b.lock.key, r.c.clock.now().t.Sub(sent.t), err)
+		renewed(b.lock.key, took, err)
 	}
 }
 
@@ -296,14 +327,16 @@ func (r *renewer) exec(batch []renewal) {
 	pipe := r.c.rdb.Pipeline()
 	for i := range batch {
 		b := &batch[i]
-		b.cmd = pipe.EvalSha(ctx, b.lock.cfg.renewScript().digest, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
+		b.cmd = b.command(ctx, evalshaName, &b.lock.cfg.renewScript().digest)
+		_ = pipe.Process(ctx, b.cmd)
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	again := r.c.rdb.Pipeline()
 	for i := range batch {
 		b := &batch[i]
-		if redis.HasErrorPrefix(b.cmd.Err(), "NOSCRIPT") {
-			b.cmd = again.Eval(ctx, b.lock.cfg.renewScript().source, []string{b.lock.key}, b.lock.value, milliseconds(b.span+b.lock.cfg.lockDelay))
+		if err := b.cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+			b.cmd = b.command(ctx, evalName, &b.lock.cfg.renewScript().source)
+			_ = again.Process(ctx, b.cmd)
 		}
 	}
 	if again.Len() > 0 {
@@ -322,15 +355,11 @@ func (r *renewer) batchEnded(batch []renewal, failure error) {
 		if failure != nil {
 			l.renewalFailed(now, failure)
 		}
-		l.mu.Lock()
-		l.sending = false
-		l.next = l.dueAt(now)
-		l.mu.Unlock()
-		if l.position >= 0 && l.position < len(r.queue) && r.queue[l.position] == l {
-			heap.Fix(&r.queue, l.position)
+		if r.ends.has(l) {
+			r.plan(l, now)
 		}
 	}
-	if len(r.queue) > 0 && (r.wakeAt.IsZero() || r.queue[0].next.Before(r.wakeAt)) {
+	if next := r.next(); !next.IsZero() && (r.wakeAt.IsZero() || next.Before(r.wakeAt)) {
 		notify(r.kick)
 	}
 }
@@ -350,27 +379,80 @@ func (l *Lock) renewalFailed(now instant, err error) {
 	l.renewAt = now.t.Add(min(l.cfg.renewEvery/4, time.Second))
 }
 
-// lockQueue is a heap by due time.
-type lockQueue []*Lock
+// The seats that a lock has in the renewer's queues.
+const (
+	endSeat = iota
+	renewalSeat
+	seats
+)
 
-func (q lockQueue) Len() int           { return len(q) }
-func (q lockQueue) Less(i, j int) bool { return q[i].next.Before(q[j].next) }
-func (q lockQueue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].position, q[j].position = i, j
+// lockQueue is a heap by time. Put and drop are what others use; the rest is for
+// container/heap. The times stand in the heap itself, for with many locks it is not
+// calculating that takes long but looking at each of them.
+type lockQueue struct {
+	seat    int
+	entries []entry
 }
 
-func (q *lockQueue) Push(x any) {
-	l := x.(*Lock)
-	l.position = len(*q)
-	*q = append(*q, l)
+type entry struct {
+	at   time.Time
+	lock *Lock
 }
 
+func (q *lockQueue) has(l *Lock) bool {
+	i := l.seats[q.seat]
+	return i < len(q.entries) && q.entries[i].lock == l
+}
+
+// put adds a lock, or moves it.
+func (q *lockQueue) put(l *Lock, at time.Time) {
+	if q.has(l) {
+		q.entries[l.seats[q.seat]].at = at
+	} else {
+		l.seats[q.seat] = len(q.entries)
+		q.entries = append(q.entries, entry{at, l})
+	}
+	heap.Fix(q, l.seats[q.seat])
+}
+
+func (q *lockQueue) drop(l *Lock) {
+	if q.has(l) {
+		heap.Remove(q, l.seats[q.seat])
+	}
+}
+
+// first is the time of the first; zero where there is none.
+func (q *lockQueue) first() time.Time {
+	if len(q.entries) == 0 {
+		return time.Time{}
+	}
+	return q.entries[0].at
+}
+
+// allAt moves all to one time.
+func (q *lockQueue) allAt(at time.Time) {
+	for i := range q.entries {
+		q.entries[i].at = at
+	}
+}
+
+func (q *lockQueue) Len() int { return len(q.entries) }
+
+func (q *lockQueue) Less(i, j int) bool { return q.entries[i].at.Before(q.entries[j].at) }
+
+func (q *lockQueue) Swap(i, j int) {
+	q.entries[i], q.entries[j] = q.entries[j], q.entries[i]
+	q.entries[i].lock.seats[q.seat], q.entries[j].lock.seats[q.seat] = i, j
+}
+
+// Push is part of heap.Interface, which would have each entry copied to the heap of the
+// program: put does without.
+func (q *lockQueue) Push(any) { panic("unused") }
+
+// Pop is part of heap.Interface; drop knows already what is taken out.
 func (q *lockQueue) Pop() any {
-	old := *q
-	l := old[len(old)-1]
-	old[len(old)-1] = nil
-	*q = old[:len(old)-1]
-	l.position = -1
-	return l
+	last := len(q.entries) - 1
+	q.entries[last] = entry{}
+	q.entries = q.entries[:last]
+	return nil
 }

@@ -76,7 +76,7 @@ var (
 // the word is to be said a script may answer its number, which costs less.
 type reply []any
 
-var numbered = [...]reply{{"gone"}, {"done"}}
+var numbered = [...]reply{{"gone"}, {"done"}, {"ok"}}
 
 func parseReply(answer any) (reply, error) {
 	switch r := answer.(type) {

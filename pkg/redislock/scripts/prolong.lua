@@ -4,22 +4,21 @@
 -- ARGV[1]  the whole token of the grant
 -- ARGV[2]  expiry to reach, ms from now
 --
--- Reply    {'ok', ttl, now}            of the grant
---          {'mismatch', value, now}    value is '' where K is no string
+-- Reply    2                       ok
+--          {'mismatch', value}     value is '' where K is no string
 --
 -- Invariant: a grant that has lapsed is not brought back, though its token may still
 -- be in the set; no expiry gets shorter.
 local t = redis.call('TIME')
-local now = t[1] * 1e6 + t[2]
-local ms = math.floor(now / 1000)
+local ms = t[1] * 1e3 + math.floor(t[2] / 1e3)
 
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'zset' then
-  return {'mismatch', kind == 'string' and redis.call('GET', KEYS[1]) or '', now}
+  return {'mismatch', kind == 'string' and redis.call('GET', KEYS[1]) or ''}
 end
 local till = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 if till <= ms then
-  return {'mismatch', '', now}
+  return {'mismatch', ''}
 end
 local want = math.max(till, ms + ARGV[2])
 local last = tonumber(redis.call('ZRANGE', KEYS[1], -2, -2, 'WITHSCORES')[2])
@@ -27,4 +26,4 @@ local last = tonumber(redis.call('ZRANGE', KEYS[1], -2, -2, 'WITHSCORES')[2])
 -- has written.
 redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.max(last, want)))
 redis.call('ZADD', KEYS[1], 'XX', string.format('%.0f', want), ARGV[1])
-return {'ok', want - ms, now}
+return 2
