@@ -310,7 +310,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	case cfg.history > 0:
 		keys = append(keys, historyKey(a.key))
 	}
-	r, err := c.run(ctx, timeout, script, keys, args...)
+	r, err := c.runPatiently(ctx, timeout, script, keys, args...)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}

@@ -178,8 +178,13 @@ func (l *Lock) notClaimed(run Run, r reply) error {
 	return refusal
 }
 
-// runPatiently is run for a script of several keys: while a Cluster moves their
-// slot they may stand on two nodes for a moment, and it says TRYAGAIN.
+// isMoving: a Cluster moves the slot. Where keys stand on two nodes for a moment it says
+// TRYAGAIN; and the client follows only so many redirections at a time.
+func isMoving(err error) bool {
+	return redis.HasErrorPrefix(err, "TRYAGAIN") || redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK")
+}
+
+// runPatiently is run for a script of several keys, which waits for a slot that moves.
 func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *script, keys []string, args ...any) (reply, error) {
 	started := c.clock.now()
 	var moving error
@@ -192,7 +197,7 @@ func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *scr
 		switch {
 		case err == nil:
 			return r, nil
-		case redis.HasErrorPrefix(err, "TRYAGAIN"):
+		case isMoving(err):
 			moving = err
 		case moving != nil:
 			return nil, fmt.Errorf("%w (before: %w)", err, moving)
