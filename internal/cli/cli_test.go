@@ -110,6 +110,28 @@ func TestStatusSaysWhoHoldsTheLock(t *testing.T) {
 	b.Expect(b.redislock("status", key)).To(Equal(result{0, "ACQUIRED by (another library), expires in never\n", ""}))
 }
 
+func TestThoseWhoShareALockAreShown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	client, err := redislock.New(b.rdb, redislock.WithIdentity("blue"))
+	b.Expect(err).NotTo(HaveOccurred())
+	semaphore, err := client.Semaphore("lock:exports", 3)
+	b.Expect(err).NotTo(HaveOccurred())
+	readers, err := client.RWLock("lock:catalogue")
+	b.Expect(err).NotTo(HaveOccurred())
+	for range 2 {
+		_, err = semaphore.TryAcquire(t.Context(), redislock.WithLease(time.Hour))
+		b.Expect(err).NotTo(HaveOccurred())
+	}
+	_, err = readers.TryRLock(t.Context(), redislock.WithLease(time.Hour))
+	b.Expect(err).NotTo(HaveOccurred())
+
+	b.Expect(b.redislock("status", "lock:exports").stdout).To(HavePrefix("ACQUIRED by 2 of 3 permits: blue, blue, expires in "))
+	text := b.redislock("ls").stdout
+	b.Expect(text).To(ContainSubstring("2 of 3 permits: blue, blue"))
+	b.Expect(text).To(ContainSubstring("1 who read: blue"))
+}
+
 func TestHistoryIsNewestFirst(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

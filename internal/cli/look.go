@@ -17,9 +17,11 @@ import (
 
 var statusCommand = command{
 	name: "status", arguments: "KEY", summary: "Say who holds a lock; the exit code says whether anybody does",
-	details: `JSON: {"key", "state", "holder", "fencingToken", "expiresInMs", "keptTaken", "tokenHash"}
+	details: `JSON: {"key", "state", "holder", "fencingToken", "expiresInMs", "keptTaken", "tokenHash", "holders", "permits"}
   state         ACQUIRED or FREE
   holder        identity of the holder; "" for a lock of another library
+  holders       identities of those who share it: who has permits, or reads
+  permits       how many a semaphore has; 0 for anything else
   fencingToken  0 for a lock without one
   expiresInMs   until the key expires unless it is renewed; -1 where it does not
   keptTaken     nobody holds the lock, but nobody gets it either for expiresInMs
@@ -37,6 +39,8 @@ type lockState struct {
 	ExpiresInMs  int64            `json:"expiresInMs"`
 	KeptTaken    bool             `json:"keptTaken"`
 	TokenHash    string           `json:"tokenHash,omitempty"`
+	Holders      []string         `json:"holders,omitempty"`
+	Permits      int              `json:"permits,omitempty"`
 }
 
 func stateOf(info redislock.Info) lockState {
@@ -46,6 +50,10 @@ func stateOf(info redislock.Info) lockState {
 	}
 	if info.Value != "" && !info.Kept {
 		s.TokenHash = redislock.HashToken(info.Value)
+	}
+	s.Permits = info.Permits
+	for _, h := range info.Holders {
+		s.Holders = append(s.Holders, h.Identity)
 	}
 	return s
 }
@@ -57,6 +65,10 @@ func (s lockState) who() string {
 		return "(nobody)"
 	case s.State == redislock.Free:
 		return ""
+	case s.Permits > 0:
+		return fmt.Sprintf("%d of %d permits: %s", len(s.Holders), s.Permits, strings.Join(s.Holders, ", "))
+	case len(s.Holders) > 0:
+		return fmt.Sprintf("%d who read: %s", len(s.Holders), strings.Join(s.Holders, ", "))
 	case s.Holder == "":
 		return "(another library)"
 	}
@@ -185,7 +197,15 @@ func (a *App) list(ctx context.Context, o *options) error {
 		return fmt.Errorf("ls: %w", err)
 	}
 	states := make([]lockState, 0, len(found))
-	for _, state := range found {
+	for key, state := range found {
+		// Of what is no plain lock more has to be asked.
+		if state.State == redislock.Acquired && state.TokenHash == "" {
+			info, err := s.Inspect(ctx, key)
+			if err != nil {
+				return fmt.Errorf("ls: %w", err)
+			}
+			state = stateOf(info)
+		}
 		states = append(states, state)
 	}
 	sort.Slice(states, func(i, j int) bool { return states[i].Key < states[j].Key })
