@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"os"
@@ -102,10 +103,27 @@ func write(path, clusterName string, cluster *clientcmdapi.Cluster, user string,
 	config.AuthInfos[user] = auth
 	config.Contexts[clusterName] = &clientcmdapi.Context{Cluster: clusterName, AuthInfo: user}
 	config.CurrentContext = clusterName
-	if err := clientcmd.WriteToFile(*config, path); err != nil {
+	if err := replace(path, config); err != nil {
 		return fmt.Errorf("write the kubeconfig of %s: %w", user, err)
 	}
 	return nil
+}
+
+// replace writes beside a file and puts the whole in its place, for somebody who asked
+// for the same user may be reading it.
+func replace(path string, config *clientcmdapi.Config) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // not there any more, if all went well
+	if err := errors.Join(f.Close(), clientcmd.WriteToFile(*config, f.Name())); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 func (c *Cluster) impersonate(user string, groups []string) (string, error) {
