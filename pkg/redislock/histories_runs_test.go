@@ -96,8 +96,9 @@ func (l *ledger) claim(ctx context.Context, lock *Lock, req ClaimRequest) {
 	l.claims[name] = append(l.claims[name], answer)
 	superseded := slices.ContainsFunc(l.claims[name], func(c told) bool { return c.fence > claim.Fence })
 	if l.settled[claim.Fence] || superseded {
-		return // an answer that we heard after what followed from it: another worker was told of
-		// the same claim, ended it, and may have begun something else since
+		// We heard this answer after what followed from it: another worker was told of the
+		// same claim, ended it, and may have begun something else since.
+		return
 	}
 	if !req.Shared && claim.Kind != ClaimAgain {
 		for other := range l.active[lock.Fence()] {

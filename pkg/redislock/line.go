@@ -10,9 +10,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// lineBatch bounds a pipeline, so that one reply is not kept waiting for thousands
+// pipelineLength bounds a pipeline, so that one reply is not kept waiting for thousands
 // of others.
-const lineBatch = 100
+const pipelineLength = 100
 
 // lineStall is how long a caller queues before he sends by himself after all, so that
 // a pipeline whose answer is lost holds up nobody else.
@@ -68,9 +68,8 @@ func (l *line) do(m *command) error {
 		return err
 	}
 	if l.enter() {
-		err := l.rdb.Process(m, m.cmd)
-		l.leave()
-		return m.outcome(err)
+		defer l.leave() // though a hook of the caller's may panic
+		return m.outcome(l.rdb.Process(m, m.cmd))
 	}
 	return m.outcome(l.wait(m))
 }
@@ -147,7 +146,7 @@ func (l *line) withdraw(m *command) bool {
 func (l *line) flush() {
 	for {
 		l.mu.Lock()
-		n := min(len(l.queue), lineBatch)
+		n := min(len(l.queue), pipelineLength)
 		if n == 0 {
 			l.flushing = false
 			l.mu.Unlock()

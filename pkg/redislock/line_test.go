@@ -162,6 +162,21 @@ func TestACommandThatIsNotAnsweredEndsAtItsTime(t *testing.T) {
 	mustAcquire(t, c, key, patient(), WithWait())
 }
 
+func TestAHookThatPanicsDoesNotKeepTheLine(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	rdb := connect(t, startRedis(t).URL())
+	rdb.AddHook(answers(func(cmd redis.Cmder) error {
+		if len(cmd.Args()) > 3 && cmd.Args()[3] == "lock:panic" {
+			panic("a hook's")
+		}
+		return nil
+	}))
+	c := newClient(t, rdb)
+	g.Expect(func() { _, _ = c.Inspect(t.Context(), "lock:panic") }).To(PanicWith("a hook's"))
+	g.Expect(c.line.enter()).To(BeTrue(), "the next caller sends by himself")
+}
+
 func TestALockWithoutAFenceCostsFewAllocations(t *testing.T) {
 	// Not parallel: the allocations of others would count.
 	c := dial(t, startRedis(t).URL())

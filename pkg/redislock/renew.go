@@ -11,9 +11,6 @@ import (
 )
 
 const (
-	// renewBatch bounds a pipeline, so that one reply is not kept waiting for
-	// thousands of others.
-	renewBatch = 100
 	// renewsInFlight bounds the pipelines that are under way at once.
 	renewsInFlight = 8
 	// watchInterval is how often the clocks are compared while locks are held: a
@@ -152,7 +149,7 @@ func (r *renewer) loop(last instant) {
 		due, sleep := r.collect(now, last)
 		last = now
 		for len(due) > 0 {
-			n := min(len(due), renewBatch)
+			n := min(len(due), pipelineLength)
 			go r.send(due[:n:n])
 			due = due[n:]
 		}
@@ -225,7 +222,7 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 			r.ends.put(l, end)
 		}
 	}
-	room := (renewsInFlight - r.inFlight) * renewBatch
+	room := (renewsInFlight - r.inFlight) * pipelineLength
 	for len(due) < room && r.renewals.Len() > 0 && !r.renewals.first().After(now.t) {
 		l := r.renewals.entries[0].lock
 		l.mu.Lock()
@@ -240,7 +237,7 @@ func (r *renewer) collect(now, last instant) (due []*Lock, sleep time.Duration) 
 			due = append(due, l)
 		}
 	}
-	r.inFlight += (len(due) + renewBatch - 1) / renewBatch
+	r.inFlight += (len(due) + pipelineLength - 1) / pipelineLength
 	next := r.next()
 	if next.IsZero() {
 		return due, 0

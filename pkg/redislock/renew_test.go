@@ -59,15 +59,15 @@ func TestRenewalComesInPipelinesThatAreBounded(t *testing.T) {
 	p := proxy.Start(t, server.URL())
 	clk := &bentClock{}
 	c := newClient(t, connect(t, p.URL()), withClock(clk))
-	for i := range 3 * renewBatch {
+	for i := range 3 * pipelineLength {
 		mustAcquire(t, c, fmt.Sprintf("lock:%d", i), WithLease(10*time.Minute))
 	}
 	sent := len(p.Requests())
 	clk.pass(5 * time.Minute)
 	renewal := func(args []string) bool { return len(args) == 6 && proxy.Script()(args) }
-	g.Eventually(func() int { return p.Count(renewal) }).Should(BeNumerically(">=", 3*renewBatch))
+	g.Eventually(func() int { return p.Count(renewal) }).Should(BeNumerically(">=", 3*pipelineLength))
 	g.Expect(p.Connections()).To(BeNumerically("<=", 1+renewsInFlight))
-	g.Expect(len(p.Requests())-sent).To(BeNumerically("<", 7*renewBatch), "each once, or twice where the script was unknown")
+	g.Expect(len(p.Requests())-sent).To(BeNumerically("<", 7*pipelineLength), "each once, or twice where the script was unknown")
 }
 
 func TestRenewalSurvivesAScriptFlush(t *testing.T) {
