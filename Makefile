@@ -128,7 +128,7 @@ bench: redis ## Measure the lock beside its peers, in one run of 10 minutes (BEN
 	@# in others, and that is not to count for some of the contenders only.
 	@: > bin/bench.txt
 	for round in 1 2 3 4 5 6; do \
-		$(GO) -C test/bench test -run='^$$' -bench='OneCaller|64Callers' -benchmem -benchtime=4000x $(BENCH_ARGS) . | tee -a bin/bench.txt; \
+		$(GO) -C test/bench test -run='^$$' -bench='OneCaller|64Callers' -benchtime=4000x $(BENCH_ARGS) . | tee -a bin/bench.txt; \
 	done
 	@# What takes seconds.
 	$(GO) -C test/bench test -run='^$$' -bench='Handover|ThousandWaiters|Renewals|Held' -benchtime=1x -count=3 $(BENCH_ARGS) . | tee -a bin/bench.txt

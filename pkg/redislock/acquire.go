@@ -74,7 +74,7 @@ type attempt struct {
 	cfg    *lockConfig
 	token  token
 	prefix string // of the token
-	plain  string // the token without a fence, where it was asked for
+	plain  string // what the token is without a fence
 	expiry int64  // ms
 	joint  *Locks // what the lock will be a part of; nil where it stands alone
 
@@ -99,7 +99,8 @@ func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
 		return nil, ErrClosed
 	}
 	t := c.nextToken(cfg.identity)
-	a := &attempt{c: c, key: key, cfg: cfg, token: t, prefix: t.attempt()}
+	plain := t.String()
+	a := &attempt{c: c, key: key, cfg: cfg, token: t, prefix: withoutFence(plain), plain: plain}
 	if c.observer.Acquired != nil {
 		a.began = c.clock.now().t
 	}
@@ -108,7 +109,7 @@ func (c *Client) newAttempt(key string, opts []LockOption) (*attempt, error) {
 
 // value is what stands at the key once the attempt is granted.
 func (a *attempt) value(fence uint64) string {
-	if fence == 0 && a.plain != "" {
+	if fence == 0 {
 		return a.plain
 	}
 	return a.prefix + strconv.FormatUint(fence, 10)
@@ -286,12 +287,15 @@ func (a *attempt) try(ctx context.Context) (*Lock, error) {
 func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	c, cfg := a.c, a.cfg
 	timeout := cfg.operationTimeout()
-	if c.server.micros(c.clock.now()) == 0 {
+	sent := c.clock.now()
+	serverSent := c.server.micros(sent)
+	if serverSent == 0 {
 		if err := c.askTime(ctx, timeout); err != nil {
 			return nil, a.wrap(err)
 		}
+		sent = c.clock.now()
+		serverSent = c.server.micros(sent)
 	}
-	sent := c.clock.now()
 	known, left := c.memory.quarantineRemaining(a.key, sent)
 	if left > 0 {
 		return nil, &QuarantineError{Key: a.key, Seen: known.quarantined, Stored: known.found, Remaining: left}
@@ -301,20 +305,21 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	// Of the most that is appended, so that they stay on the stack.
 	keys := append(make([]string, 0, 6), a.key, fence, metadata)
 	args := append(make([]any, 0, 11),
-		a.prefix, milliseconds(cfg.expiry()), c.server.micros(sent)+timeout.Microseconds(),
-		seen, known.forgiven, milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata)
+		a.prefix, milliseconds(cfg.expiry()), serverSent+timeout.Microseconds(),
+		seen, known.forgiven, milliseconds(cfg.fenceRetention))
 	script := acquireScript
 	switch {
 	case cfg.fair || cfg.share != nil:
-		script, keys, args = a.inQueue(keys, args)
-	case cfg.history > 0:
-		keys = append(keys, historyKey(a.key))
+		script, keys, args = a.inQueue(keys, append(args, cfg.history, cfg.metadata))
+	case cfg.history > 0 || cfg.metadata != "":
+		keys, args = append(keys, historyKey(a.key)), append(args, cfg.history, cfg.metadata)
 	}
-	r, err := c.runPatiently(ctx, timeout, script, keys, args...)
+	r, err := c.runPatiently(ctx, sent, timeout, script, keys, args...)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
-	c.server.learn(sent, c.clock.now(), r.number(3))
+	heard := c.clock.now()
+	c.server.learn(sent, heard, r.number(3))
 	a.noteTicket(r)
 	word := r.word()
 	if (word == "granted" || word == "again") && r.number(1) <= 0 {
@@ -322,11 +327,11 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	}
 	switch word {
 	case "granted":
-		return a.granted(ctx, sent, cfg.lease, uint64(r.number(1)))
+		return a.granted(ctx, sent, heard, cfg.lease, uint64(r.number(1)))
 	case "again":
 		// Granted to an earlier try whose answer was lost: what is left of the expiry
 		// counts, the delay excepted.
-		return a.granted(ctx, sent, min(cfg.lease, r.duration(2)-cfg.lockDelay), uint64(r.number(1)))
+		return a.granted(ctx, sent, heard, min(cfg.lease, r.duration(2)-cfg.lockDelay), uint64(r.number(1)))
 	case "held":
 		return nil, a.inTheWay(r)
 	case "limit":
@@ -340,7 +345,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	case "amnesia":
 		stored := uint64(r.number(1))
 		span := max(cfg.expiry(), cfg.quarantine)
-		c.memory.beginQuarantine(a.key, seen, stored, c.clock.now(), span)
+		c.memory.beginQuarantine(a.key, seen, stored, heard, span)
 		return nil, &QuarantineError{Key: a.key, Seen: seen, Stored: stored, Remaining: span}
 	}
 	return nil, r.unexpected("acquire", a.key)
@@ -353,13 +358,12 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 	c, cfg := a.c, a.cfg
 	timeout := cfg.operationTimeout()
 	sent := c.clock.now()
-	a.plain = a.value(0)
 	a.expiry = milliseconds(cfg.expiry())
 	set := newCommand(ctx, timeout)
 	set.cmd = redis.NewStatusCmd(set, append(set.args[:0], "set", &a.key, &a.plain, "nx", "px", &a.expiry)...)
 	switch err := c.line.do(set); {
 	case err == nil:
-		return a.granted(ctx, sent, cfg.lease, 0)
+		return a.granted(ctx, sent, c.clock.now(), cfg.lease, 0)
 	case !errors.Is(err, redis.Nil):
 		return nil, a.unheard(sent, timeout, err)
 	}
@@ -369,7 +373,7 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 		return nil, a.unheard(sent, timeout, err)
 	}
 	if r.text(1) == a.plain {
-		return a.granted(ctx, asked, min(cfg.lease, r.duration(2)-cfg.lockDelay), 0)
+		return a.granted(ctx, asked, c.clock.now(), min(cfg.lease, r.duration(2)-cfg.lockDelay), 0)
 	}
 	if r.word() == "none" {
 		return nil, &HeldError{Key: a.key} // it was, a moment ago
@@ -388,7 +392,7 @@ func (a *attempt) unheard(sent instant, void time.Duration, err error) error {
 }
 
 // granted makes the lock, unless the answer took so long that nothing is left.
-func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration, fence uint64) (*Lock, error) {
+func (a *attempt) granted(ctx context.Context, sent, heard instant, span time.Duration, fence uint64) (*Lock, error) {
 	t := a.token
 	t.fence = fence
 	value := a.value(fence)
@@ -400,11 +404,11 @@ func (a *attempt) granted(ctx context.Context, sent instant, span time.Duration,
 		acquired: sent, valid: validity{sent, validitySpan(span)}, stray: a.stray,
 		renewer: a.c.renewers.of(ctx, a.key), joint: a.joint,
 	}
-	if l.valid.remaining(a.c.clock.now()) <= 0 {
+	if l.valid.remaining(heard) <= 0 {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), errLate)
 	}
 	l.planRenewal(sent, span)
-	if !l.renewer.add(l) {
+	if !l.renewer.add(l, heard) {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), ErrClosed)
 	}
 	return l, nil

@@ -35,7 +35,8 @@ func (c *Client) Adopt(ctx context.Context, key, observed string, opts ...LockOp
 		case r.word() != "ok":
 			return nil, r.unexpected("adopt", key)
 		}
-		c.server.learn(sent, c.clock.now(), r.number(2))
-		return a.granted(ctx, sent, a.cfg.lease, old.fence)
+		heard := c.clock.now()
+		c.server.learn(sent, heard, r.number(2))
+		return a.granted(ctx, sent, heard, a.cfg.lease, old.fence)
 	}
 }

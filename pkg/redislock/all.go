@@ -188,7 +188,7 @@ func (ls *Locks) Release(ctx context.Context) error {
 	for _, l := range ls.parts {
 		args = append(args, l.value, wakeChannel(l.key))
 	}
-	r, err := ls.client.runPatiently(context.WithoutCancel(ctx), first.cfg.operationTimeout(), releaseAllScript, ls.Keys(), args...)
+	r, err := ls.client.runPatiently(context.WithoutCancel(ctx), sent, first.cfg.operationTimeout(), releaseAllScript, ls.Keys(), args...)
 	for _, l := range ls.parts {
 		if l.stray.remaining(sent) > 0 {
 			l.client.reclaim(l.key, l.token.attempt(), l.stray, l.cfg)
@@ -349,20 +349,21 @@ func (a *jointAttempt) ask(ctx context.Context) (*Locks, error) {
 	if quarantine != nil {
 		return nil, quarantine
 	}
-	r, err := c.runPatiently(ctx, timeout, acquireAllScript, a.keys, args...)
+	r, err := c.runPatiently(ctx, sent, timeout, acquireAllScript, a.keys, args...)
 	if err != nil {
 		return nil, a.unheard(sent, timeout+c.server.uncertainty(), err)
 	}
-	c.server.learn(sent, c.clock.now(), r.number(3))
+	heard := c.clock.now()
+	c.server.learn(sent, heard, r.number(3))
 	part, which := a.parts[0], 0
 	if i := int(r.number(4)) - 1; i >= 0 && i < len(a.parts) {
 		part, which = a.parts[i], i
 	}
 	switch r.word() {
 	case "granted":
-		return a.granted(ctx, sent, cfg.lease, r.list(1))
+		return a.granted(ctx, sent, heard, cfg.lease, r.list(1))
 	case "again":
-		return a.granted(ctx, sent, min(cfg.lease, r.duration(2)-cfg.lockDelay), r.list(1))
+		return a.granted(ctx, sent, heard, min(cfg.lease, r.duration(2)-cfg.lockDelay), r.list(1))
 	case "held":
 		return nil, part.held(r.text(1), r.duration(2), r.number(3), r.text(5))
 	case "late":
@@ -397,7 +398,7 @@ func (a *jointAttempt) forgotten(list reply, seen []uint64) error {
 	return first
 }
 
-func (a *jointAttempt) granted(ctx context.Context, sent instant, span time.Duration, fences reply) (*Locks, error) {
+func (a *jointAttempt) granted(ctx context.Context, sent, heard instant, span time.Duration, fences reply) (*Locks, error) {
 	if len(fences) != len(a.parts) {
 		return nil, a.unheard(sent, a.cfg.operationTimeout(), fences.unexpected("acquire", a.parts[0].key))
 	}
@@ -405,7 +406,7 @@ func (a *jointAttempt) granted(ctx context.Context, sent instant, span time.Dura
 	ls.ctx, ls.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	for i, part := range a.parts {
 		part.joint = ls
-		l, err := part.granted(ctx, sent, span, uint64(fences.number(i)))
+		l, err := part.granted(ctx, sent, heard, span, uint64(fences.number(i)))
 		if err != nil {
 			_ = ls.end(err)
 			ls.endParts(err)

@@ -122,7 +122,7 @@ func (l *Lock) claim(ctx context.Context, req ClaimRequest) (Claim, error) {
 	// A record must outlive the time in which its tick may be claimed, which begins a
 	// minute ahead of it.
 	expiry := max(l.cfg.fenceRetention, req.Retention+2*time.Minute, req.Cover)
-	r, err := c.runPatiently(ctx, timeout, claimScript, []string{l.key, fenceKey(l.key), runsKey(l.key)},
+	r, err := c.runPatiently(ctx, sent, timeout, claimScript, []string{l.key, fenceKey(l.key), runsKey(l.key)},
 		l.value, req.Run.name(), req.Claimant, wordIf(req.Rerun, "rerun"), wordIf(req.Shared, "shared"),
 		milliseconds(req.Cover), req.Retention.Microseconds(), milliseconds(expiry),
 		milliseconds(l.cfg.fenceRetention), notAfter, c.memory.recall(l.key).seen)
@@ -184,15 +184,12 @@ func isMoving(err error) bool {
 	return redis.HasErrorPrefix(err, "TRYAGAIN") || redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK")
 }
 
-// runPatiently is run for a script of several keys, which waits for a slot that moves.
-func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *script, keys []string, args ...any) (reply, error) {
-	started := c.clock.now()
+// runPatiently is run for a script of several keys, which waits for a slot that moves. sent
+// is the moment of the call, from which timeout counts.
+func (c *Client) runPatiently(ctx context.Context, sent instant, timeout time.Duration, s *script, keys []string, args ...any) (reply, error) {
+	left := timeout
 	var moving error
 	for {
-		left := timeout - c.clock.now().since(started)
-		if moving != nil && left < tryAgainPause {
-			return nil, moving
-		}
 		r, err := c.run(ctx, left, s, keys, args...)
 		switch {
 		case err == nil:
@@ -210,6 +207,9 @@ func (c *Client) runPatiently(ctx context.Context, timeout time.Duration, s *scr
 		case <-ctx.Done():
 			stop()
 			return nil, ctx.Err()
+		}
+		if left = timeout - c.clock.now().since(sent); left < tryAgainPause {
+			return nil, moving
 		}
 	}
 }

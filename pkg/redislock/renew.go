@@ -85,14 +85,13 @@ func newRenewer(c *Client) *renewer {
 	}
 }
 
-// add begins to look after a lock. It answers false after close.
-func (r *renewer) add(l *Lock) bool {
+// add begins to look after a lock, now. It answers false after close.
+func (r *renewer) add(l *Lock, now instant) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return false
 	}
-	now := r.c.clock.now()
 	if !r.running {
 		r.running = true
 		go r.loop(now)

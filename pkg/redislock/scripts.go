@@ -73,18 +73,25 @@ var (
 )
 
 // reply is what a script of ours answers: a word and what belongs to it. Where only
-// the word is to be said a script may answer its number, which costs less.
+// the word is to be said a script may answer its number, which costs less; and a grant
+// at the server's time may be told by that time alone, which is its fencing token too.
 type reply []any
 
 var numbered = [...]reply{{"gone"}, {"done"}, {"ok"}}
+
+// earliest is a time that no server's clock shows, µs since 1970: it is still 1970.
+const earliest = 1e12
 
 func parseReply(answer any) (reply, error) {
 	switch r := answer.(type) {
 	case []any:
 		return r, nil
 	case int64:
-		if r >= 0 && r < int64(len(numbered)) {
+		switch {
+		case r >= 0 && r < int64(len(numbered)):
 			return numbered[r], nil
+		case r >= earliest:
+			return reply{"granted", answer, nil, answer}, nil
 		}
 	}
 	return nil, fmt.Errorf("redislock: unexpected reply %v", answer)
@@ -156,7 +163,7 @@ func (c *Client) run(ctx context.Context, timeout time.Duration, s *script, keys
 func (c *Client) eval(ctx context.Context, timeout time.Duration, name any, what *string, keys []string, args []any) (reply, error) {
 	m := newCommand(ctx, timeout)
 	all := append(m.args[:0], name, what, len(keys))
-	for _, key := range keys {
+	for _, key := range keys { // no pointers: tracing hooks print them
 		all = append(all, key)
 	}
 	cmd := redis.NewCmd(m, append(all, args...)...)

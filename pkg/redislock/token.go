@@ -29,15 +29,19 @@ const tombstone = "~"
 
 // attempt returns the token without its fence.
 func (t token) attempt() string {
+	t.fence = 0
+	return withoutFence(t.String())
+}
+
+// withoutFence takes the only digit off a token with fence 0.
+func withoutFence(value string) string { return value[:len(value)-1] }
+
+func (t token) String() string {
 	suffix := ""
 	if t.stopped {
 		suffix = stoppedSuffix
 	}
-	return t.identity + "#" + t.nonce + "." + t.sequence + suffix + "#"
-}
-
-func (t token) String() string {
-	return t.attempt() + strconv.FormatUint(t.fence, 10)
+	return t.identity + "#" + t.nonce + "." + t.sequence + suffix + "#" + strconv.FormatUint(t.fence, 10)
 }
 
 // parseToken takes apart a value found at a key. It answers false for what is not

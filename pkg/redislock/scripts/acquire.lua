@@ -3,17 +3,18 @@
 -- KEYS[1]  K, the lock
 -- KEYS[2]  {K}:fence, the highest fencing token granted so far
 -- KEYS[3]  {K}:metadata, '<fence> <text>' of the last grant that has some
--- KEYS[4]  {K}:history, the last grants (only where ARGV[7] > 0)
+-- KEYS[4]  {K}:history, the last grants (only where there is an ARGV[7])
 -- ARGV[1]  attempt: the token up to and including its last '#'
 -- ARGV[2]  expiry of K, ms
 -- ARGV[3]  notAfter: server time in us after which this request is void; 0 = unknown
 -- ARGV[4]  seen: the highest fencing token the caller remembers; 0 = none
 -- ARGV[5]  forgiven: the `seen` for which the caller has sat out its quarantine
 -- ARGV[6]  expiry of the companion keys, ms
--- ARGV[7]  length of the history; 0 = none is kept
+-- ARGV[7]  length of the history; 0 = none is kept, as where it is missing
 -- ARGV[8]  metadata of the grant; '' = it has none
 --
--- Reply    {'granted', fence, pttl, now}
+-- Reply    now                              granted, the fence is now
+--          {'granted', fence, pttl, now}    granted, with a higher fence
 --          {'again',   fence, pttl, now}     this attempt was granted before
 --          {'held',    value, pttl, now, metadata}
 --                                            value is '' where K is no string;
@@ -53,13 +54,10 @@ if notAfter > 0 and now > notAfter then
 end
 
 local stored = redis.pcall('GET', KEYS[2])
-if type(stored) == 'table' then
-  return {'corrupt', 'stored', 0, now}
-end
 if not stored then
   stored = 0
 else
-  stored = string.match(stored, '^%d+$') and tonumber(stored)
+  stored = type(stored) == 'string' and string.find(stored, '^%d+$') and tonumber(stored)
   if not stored or stored > now + YEAR then
     return {'corrupt', 'stored', 0, now}
   end
@@ -72,7 +70,7 @@ if seen > stored and seen > tonumber(ARGV[5]) then
   return {'amnesia', stored, 0, now}
 end
 
-local history = tonumber(ARGV[7])
+local history = ARGV[7] and tonumber(ARGV[7]) or 0
 if history > 0 then
   local kind = redis.call('TYPE', KEYS[4]).ok
   if kind ~= 'none' and kind ~= 'stream' then
@@ -88,8 +86,11 @@ if history > 0 then
     'fence', digits, 'holder', string.match(ARGV[1], '^[^#]*'))
   redis.call('PEXPIRE', KEYS[4], ARGV[6])
 end
-if ARGV[8] ~= '' then
+if ARGV[8] and ARGV[8] ~= '' then
   redis.call('SET', KEYS[3], digits .. ' ' .. ARGV[8], 'PX', ARGV[6])
 end
 redis.call('SET', KEYS[1], ARGV[1] .. digits, 'PX', ARGV[2])
+if fence == now then
+  return now
+end
 return {'granted', fence, tonumber(ARGV[2]), now}
