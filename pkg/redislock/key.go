@@ -64,6 +64,8 @@ func candidatesKey(key string) string { return companion(key, "candidates") }
 func metadataKey(key string) string   { return companion(key, "metadata") }
 func queueKey(key string) string      { return companion(key, "queue") }
 func placesKey(key string) string     { return companion(key, "places") }
+func sourcesKey(key string) string    { return companion(key, "sources") }
+func heardKey(key string) string      { return companion(key, "heard") }
 func wakeChannel(key string) string   { return companion(key, "wake") }
 
 // grantCompanions returns the keys of the fence and of the metadata that share one

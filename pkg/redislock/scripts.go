@@ -50,6 +50,18 @@ var (
 	leaveSource string
 	//go:embed scripts/occupancy.lua
 	occupancySource string
+	//go:embed scripts/debounce.lua
+	debounceSource string
+	//go:embed scripts/debounce_call.lua
+	debounceCallSource string
+	//go:embed scripts/debounce_claim.lua
+	debounceClaimSource string
+	//go:embed scripts/debounce_extend.lua
+	debounceExtendSource string
+	//go:embed scripts/debounce_finish.lua
+	debounceFinishSource string
+	//go:embed scripts/debounce_state.lua
+	debounceStateSource string
 
 	acquireScript      = newScript(acquireSource)
 	renewScript        = newScript(renewSource)
@@ -70,6 +82,12 @@ var (
 	prolongScript      = newScript(prolongSource)
 	leaveScript        = newScript(leaveSource)
 	occupancyScript    = newScript(occupancySource)
+
+	debounceCallScript   = newScript(debounceSource + debounceCallSource)
+	debounceClaimScript  = newScript(debounceSource + debounceClaimSource)
+	debounceExtendScript = newScript(debounceSource + debounceExtendSource)
+	debounceFinishScript = newScript(debounceSource + debounceFinishSource)
+	debounceStateScript  = newScript(debounceSource + debounceStateSource)
 )
 
 // reply is what a script of ours answers: a word and what belongs to it. Where only

@@ -68,3 +68,11 @@ func (s *serverTime) stepped() (int, time.Duration) {
 	defer s.mu.Unlock()
 	return s.steps, s.step
 }
+
+// fromMicros reads a time that a script tells, in µs since 1970; 0 is none.
+func fromMicros(micros int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros).UTC()
+}
