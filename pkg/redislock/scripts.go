@@ -26,6 +26,8 @@ var (
 	inspectSource string
 	//go:embed scripts/claim.lua
 	claimSource string
+	//go:embed scripts/ending.lua
+	endingSource string
 	//go:embed scripts/finish.lua
 	finishSource string
 	//go:embed scripts/reopen.lua
@@ -60,8 +62,8 @@ var (
 	forceReleaseScript = newScript(forceReleaseSource)
 	inspectScript      = newScript(inspectSource)
 	claimScript        = newScript(claimSource)
-	finishScript       = newScript(finishSource)
-	reopenScript       = newScript(reopenSource)
+	finishScript       = newScript(endingSource + finishSource)
+	reopenScript       = newScript(endingSource + reopenSource)
 	runsScript         = newScript(runsSource)
 	announceScript     = newScript(announceSource)
 	acquireAllScript   = newScript(acquireAllSource)
