@@ -185,7 +185,7 @@ type command struct {
 	deadline time.Time
 	cmd      redis.Cmder
 	done     chan struct{} // of one that queues
-	args     [12]any // as many as most commands have
+	args     [12]any       // as many as most commands have
 }
 
 var _ context.Context = (*command)(nil)
