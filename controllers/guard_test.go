@@ -7,7 +7,6 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
-	"github.com/redis/go-redis/v9"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -200,12 +199,7 @@ func TestRank(t *testing.T) {
 func TestPreference(t *testing.T) {
 	t.Parallel()
 	server := redisserver.Start(t, redisserver.Options{UnixSocket: true})
-	options, err := redis.ParseURL(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
+	rdb := redisserver.Connect(t, server.URL())
 	store, err := redislock.New(rdb)
 	if err != nil {
 		t.Fatal(err)

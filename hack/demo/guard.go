@@ -19,6 +19,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/guard"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+	"github.com/redislock-operator/redislock-operator/test/poll"
 )
 
 //go:embed cronjob.yaml
@@ -206,7 +207,7 @@ type runs struct {
 func watchRuns(ctx context.Context, sites []*site) *runs {
 	r := &runs{}
 	go func() {
-		_ = poll(ctx, 24*time.Hour, func() error {
+		_ = poll.Until(ctx, 24*time.Hour, often, func() error {
 			alive := map[string]bool{}
 			for _, s := range sites {
 				var pods corev1.PodList
@@ -273,7 +274,7 @@ func (r *runs) of(job string) []aRun {
 // next waits for the run after so many others.
 func (r *runs) next(ctx context.Context, others int, within time.Duration) (aRun, error) {
 	var found aRun
-	err := poll(ctx, within, func() error {
+	err := poll.Until(ctx, within, often, func() error {
 		all := r.all()
 		if len(all) <= others {
 			return fmt.Errorf("no guarded Job was started within %s", within)
@@ -286,7 +287,7 @@ func (r *runs) next(ctx context.Context, others int, within time.Duration) (aRun
 
 // ends waits until the run has ended so.
 func (r *runs) ends(ctx context.Context, run aRun, phase corev1.PodPhase, within time.Duration) error {
-	return poll(ctx, within, func() error {
+	return poll.Until(ctx, within, often, func() error {
 		for _, x := range r.all() {
 			if x.cluster == run.cluster && x.pod == run.pod && x.phase != phase {
 				return fmt.Errorf("pod %s in %s is %s after %s, not %s", run.pod, run.cluster, x.phase, within, phase)
@@ -311,7 +312,7 @@ func (s *site) job(ctx context.Context, name string) (*batchv1.Job, error) {
 
 // standsBy waits until the cluster has the Job too, suspended.
 func (s *site) standsBy(ctx context.Context, name string) error {
-	return poll(ctx, settle, func() error {
+	return poll.Until(ctx, settle, often, func() error {
 		job, err := s.job(ctx, name)
 		if err == nil && (job.Spec.Suspend == nil || !*job.Spec.Suspend) {
 			err = fmt.Errorf("job %s runs in %s too", name, s.name)
@@ -322,7 +323,7 @@ func (s *site) standsBy(ctx context.Context, name string) error {
 
 // removed waits until the Job is there no more.
 func (s *site) removed(ctx context.Context, name string) error {
-	return poll(ctx, settle, func() error {
+	return poll.Until(ctx, settle, often, func() error {
 		_, err := s.job(ctx, name)
 		if err == nil {
 			return fmt.Errorf("the standby %s in %s was not removed", name, s.name)
@@ -334,7 +335,7 @@ func (s *site) removed(ctx context.Context, name string) error {
 // failure waits until the Job has failed and returns why.
 func (s *site) failure(ctx context.Context, name string) (string, error) {
 	var reason string
-	err := poll(ctx, settle, func() error {
+	err := poll.Until(ctx, settle, often, func() error {
 		job, err := s.job(ctx, name)
 		if err != nil {
 			return err
@@ -352,7 +353,7 @@ func (s *site) failure(ctx context.Context, name string) (string, error) {
 
 // letsGo waits until the operator has seen to a Job that ended without it.
 func (s *site) letsGo(ctx context.Context, name string) error {
-	return poll(ctx, settle, func() error {
+	return poll.Until(ctx, settle, often, func() error {
 		job, err := s.job(ctx, name)
 		if err == nil && slices.Contains(job.Finalizers, v1alpha1.OutcomeFinalizer) {
 			err = fmt.Errorf("the operator of %s has not seen to job %s", s.name, name)

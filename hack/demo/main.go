@@ -20,9 +20,7 @@ import (
 	"syscall"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -30,6 +28,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
 	"github.com/redislock-operator/redislock-operator/test/operator"
+	"github.com/redislock-operator/redislock-operator/test/poll"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
@@ -43,6 +42,8 @@ const (
 	slack = 2 * time.Second
 	// settle is how long a step may take that waits for no lease.
 	settle = time.Minute
+	// often is how often it is looked.
+	often = 100 * time.Millisecond
 )
 
 func main() {
@@ -203,11 +204,7 @@ func (s *site) start(ctx context.Context, binary, folder, redisURL string) error
 	if s.cluster, err = cluster.Start(ctx, cluster.Options{Name: s.name, Nodes: cluster.NodesKwok, Log: os.Stderr}); err != nil {
 		return err
 	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return err
-	}
-	if s.client, err = client.New(s.cluster.RESTConfig(), client.Options{Scheme: scheme}); err != nil {
+	if s.client, err = operator.NewClient(s.cluster.RESTConfig()); err != nil {
 		return err
 	}
 	if err := operator.Install(ctx, s.cluster); err != nil {
@@ -215,7 +212,7 @@ func (s *site) start(ctx context.Context, binary, folder, redisURL string) error
 	}
 	if s.manager, err = operator.NewManager(s.cluster, operator.Options{
 		Binary: binary, Dir: filepath.Join(folder, s.name), Name: "manager", ClusterName: s.name,
-		Config: "stores:\n- name: default\n  url: " + redisURL + "\n",
+		Config: operator.StoreAt(redisURL),
 	}); err != nil {
 		return err
 	}
@@ -250,7 +247,7 @@ type holding struct {
 // oneHolds waits until one of the clusters holds the lock and the other names it.
 func oneHolds(ctx context.Context, sites []*site, within time.Duration) (holding, error) {
 	var h holding
-	err := poll(ctx, within, func() error {
+	err := poll.Until(ctx, within, often, func() error {
 		var holders []int
 		statuses := make([]v1alpha1.RedisLockStatus, len(sites))
 		for i, s := range sites {
@@ -282,7 +279,7 @@ func oneHolds(ctx context.Context, sites []*site, within time.Duration) (holding
 // alone could be that of the process before.
 func (s *site) holdsAgain(ctx context.Context) error {
 	want := fmt.Sprintf("redislock_held{name=%q,namespace=%q} 1", lockName.Name, lockName.Namespace)
-	return poll(ctx, settle, func() error {
+	return poll.Until(ctx, settle, often, func() error {
 		metrics, err := s.manager.Metrics(ctx)
 		if err == nil && !strings.Contains(metrics, want) {
 			err = fmt.Errorf("the restarted manager of %s does not hold the lock", s.name)
@@ -293,7 +290,7 @@ func (s *site) holdsAgain(ctx context.Context) error {
 
 func (s *site) takesOver(ctx context.Context, within time.Duration) (int64, error) {
 	var fence int64
-	err := poll(ctx, within, func() error {
+	err := poll.Until(ctx, within, often, func() error {
 		status, err := s.status(ctx)
 		if err == nil && status.State != v1alpha1.StateAcquired {
 			err = fmt.Errorf("cluster %s did not take over within %s", s.name, within)
@@ -314,27 +311,6 @@ func show(ctx context.Context, sites []*site) error {
 		fmt.Printf("  %s $ kubectl get redislock %s\n%s", s.name, lockName.Name, indent(out))
 	}
 	return nil
-}
-
-// poll tries f until it succeeds, and returns its last error when time is up.
-func poll(ctx context.Context, within time.Duration, f func() error) error {
-	ticker := time.NewTicker(100 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.Now().Add(within)
-	for {
-		err := f()
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-	}
 }
 
 var steps int

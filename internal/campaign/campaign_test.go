@@ -3,7 +3,6 @@ package campaign
 import (
 	"context"
 	"errors"
-	"flag"
 	"os"
 	"strings"
 	"testing"
@@ -16,18 +15,12 @@ import (
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+	"github.com/redislock-operator/redislock-operator/test/parallel"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
-// TestMain has more tests run at once than there are processors: they wait more
-// than they work.
 func TestMain(m *testing.M) {
-	flag.Parse()
-	atOnce := true
-	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
-	if atOnce {
-		_ = flag.Set("test.parallel", "16")
-	}
+	parallel.Many()
 	os.Exit(m.Run())
 }
 
@@ -61,14 +54,9 @@ func startRedis(t *testing.T) *redisserver.Server {
 
 func connect(t *testing.T, server *redisserver.Server) *redis.Client {
 	t.Helper()
-	options, err := redis.ParseURL(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	options.ReadTimeout, options.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
-	return rdb
+	return redisserver.Connect(t, server.URL(), func(o *redis.Options) {
+		o.ReadTimeout, o.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
+	})
 }
 
 // process is one manager process: its own client, and so its own nonce.

@@ -32,31 +32,15 @@ type acquired struct {
 }
 
 func (a *App) acquire(ctx context.Context, o *options) error {
-	key, err := o.key()
-	if err != nil {
-		return err
-	}
-	if err := o.lock.check(); err != nil {
-		return usage("acquire: %v", err)
-	}
-	s, err := a.connect(o)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	interrupts, stop := a.interruptible(ctx)
-	defer stop()
-	lock, err := a.obtain(interrupts, s, key, &o.lock, append(o.lock.options(), redislock.WithoutRenewal())...)
-	if err != nil {
-		return err
-	}
-	result := acquired{key, lock.Token(), lock.Fence(), time.Until(lock.ValidUntil()).Milliseconds()}
-	err = a.print(o, result, func() string { return fmt.Sprintf("%s %d\n", result.Token, result.FencingToken) })
-	if err != nil {
-		// Nobody heard the token.
-		return errors.Join(err, lock.Release(context.Background()))
-	}
-	return nil
+	return a.underLock(ctx, o, redislock.WithoutRenewal(), func(_ *signals, lock *redislock.Lock) error {
+		result := acquired{lock.Key(), lock.Token(), lock.Fence(), time.Until(lock.ValidUntil()).Milliseconds()}
+		err := a.print(o, result, func() string { return fmt.Sprintf("%s %d\n", result.Token, result.FencingToken) })
+		if err != nil {
+			// Nobody heard the token.
+			return errors.Join(err, lock.Release(context.Background()))
+		}
+		return nil
+	})
 }
 
 var releaseCommand = command{

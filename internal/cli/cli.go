@@ -169,6 +169,9 @@ func (o *options) key() (string, error) {
 
 // connect makes the client of a command that needs one.
 func (a *App) connect(o *options) (*store, error) {
+	if err := o.lock.check(); err != nil {
+		return nil, usage("%s: %v", o.command.name, err)
+	}
 	s, err := o.connection.connect(a.getenv, o.lock.identity)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.command.name, err)

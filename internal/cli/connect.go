@@ -2,19 +2,15 @@ package cli
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
-	"fmt"
 	"net"
 	"net/url"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redislock-operator/redislock-operator/internal/redisconn"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
@@ -23,15 +19,8 @@ const (
 	tokenVariable = "REDISLOCK_TOKEN"
 )
 
-// Timeouts of a connection, as the operator's. Each operation has a shorter one of its
-// own, from its lease.
-const (
-	dialTimeout = 3 * time.Second
-	ioTimeout   = 5 * time.Second
-	// leaveTimeout bounds how long an end waits for what is given back in the
-	// background.
-	leaveTimeout = 2 * time.Second
-)
+// leaveTimeout bounds how long an end waits for what is given back in the background.
+const leaveTimeout = 2 * time.Second
 
 // connection is the flags about Redis.
 type connection struct {
@@ -118,7 +107,7 @@ func (c *connection) options(getenv func(string) string) (*redis.UniversalOption
 		MasterName: c.sentinelMaster, IsClusterMode: c.cluster,
 		TLSConfig:  single.TLSConfig,
 		ClientName: "redislock", ContextTimeoutEnabled: true,
-		DialTimeout: dialTimeout, ReadTimeout: ioTimeout, WriteTimeout: ioTimeout,
+		DialTimeout: redisconn.DialTimeout, ReadTimeout: redisconn.IOTimeout, WriteTimeout: redisconn.IOTimeout,
 		DialerRetries: 1, MaxRetries: 1,
 	}
 	if err := c.check(single, more); err != nil {
@@ -126,10 +115,10 @@ func (c *connection) options(getenv func(string) string) (*redis.UniversalOption
 	}
 	if single.Network == "unix" {
 		opts.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", single.Addr)
+			return (&net.Dialer{Timeout: redisconn.DialTimeout}).DialContext(ctx, "unix", single.Addr)
 		}
 	}
-	if err := c.addTLS(opts); err != nil {
+	if err := c.tls().Apply(opts.TLSConfig); err != nil {
 		return nil, err
 	}
 	return opts, c.addCredentials(opts, single.Username, single.Password)
@@ -150,6 +139,8 @@ func (c *connection) check(first *redis.Options, more []string) error {
 		return errors.New("--sentinel-password-file goes with --sentinel-master NAME")
 	case (c.certFile == "") != (c.keyFile == ""):
 		return errors.New("--cert-file and --key-file go together")
+	case c.tls().Any() && first.TLSConfig == nil:
+		return errors.New("--ca-file, --cert-file and --server-name are for TLS: write rediss:// instead of redis://")
 	}
 	return nil
 }
@@ -157,59 +148,28 @@ func (c *connection) check(first *redis.Options, more []string) error {
 func (c *connection) addCredentials(opts *redis.UniversalOptions, username, password string) error {
 	opts.Username, opts.Password = username, password
 	if c.passwordFile != "" {
-		if _, err := readLine("--password-file", c.passwordFile); err != nil {
+		file := redisconn.Named("--password-file", c.passwordFile)
+		if _, err := file.ReadLine(); err != nil {
 			return err
 		}
 		opts.Username, opts.Password = "", ""
 		opts.CredentialsProviderContext = func(context.Context) (string, string, error) {
-			password, err := readLine("--password-file", c.passwordFile)
+			password, err := file.ReadLine()
 			return username, password, err
 		}
 	}
 	if c.sentinelPasswordFile != "" {
 		var err error
-		if opts.SentinelPassword, err = readLine("--sentinel-password-file", c.sentinelPasswordFile); err != nil {
+		if opts.SentinelPassword, err = redisconn.Named("--sentinel-password-file", c.sentinelPasswordFile).ReadLine(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *connection) addTLS(opts *redis.UniversalOptions) error {
-	if c.caFile == "" && c.certFile == "" && c.serverName == "" {
-		return nil
+func (c *connection) tls() redisconn.TLS {
+	return redisconn.TLS{
+		CA: redisconn.Named("--ca-file", c.caFile), ServerName: c.serverName,
+		Cert: redisconn.Named("--cert-file", c.certFile), Key: redisconn.Named("--key-file", c.keyFile),
 	}
-	if opts.TLSConfig == nil {
-		return errors.New("--ca-file, --cert-file and --server-name are for TLS: write rediss:// instead of redis://")
-	}
-	if c.serverName != "" {
-		opts.TLSConfig.ServerName = c.serverName
-	}
-	if c.caFile != "" {
-		pem, err := os.ReadFile(c.caFile)
-		if err != nil {
-			return fmt.Errorf("--ca-file: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("--ca-file: %s holds no certificate in PEM form", c.caFile)
-		}
-		opts.TLSConfig.RootCAs = pool
-	}
-	if c.certFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-		if err != nil {
-			return fmt.Errorf("--cert-file and --key-file: %w", err)
-		}
-		opts.TLSConfig.Certificates = []tls.Certificate{pair}
-	}
-	return nil
-}
-
-func readLine(flag, file string) (string, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", flag, err)
-	}
-	return strings.TrimSpace(string(data)), nil
 }

@@ -23,9 +23,6 @@ its exit code, and the leadership is given back.`,
 }
 
 func (a *App) elect(ctx context.Context, o *options) error {
-	if err := o.lock.check(); err != nil {
-		return usage("elect: %v", err)
-	}
 	s, err := a.connect(o)
 	if err != nil {
 		return err

@@ -67,13 +67,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	server := redisserver.Start(t, redisserver.Options{UnixSocket: true})
-	options, err := redis.ParseURL(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
-	return &bench{within(t), t, server, rdb}
+	return &bench{within(t), t, server, redisserver.Connect(t, server.URL())}
 }
 
 // environ is that of a command line: nothing of the developer's own.

@@ -66,6 +66,27 @@ func (f *lockFlags) options() []redislock.LockOption {
 	return []redislock.LockOption{redislock.WithLease(f.lease), redislock.WithHistory(historyLength)}
 }
 
+// underLock acquires the lock of a command line, with an option of the command's own, and
+// calls do.
+func (a *App) underLock(ctx context.Context, o *options, own redislock.LockOption, do func(*signals, *redislock.Lock) error) error {
+	key, err := o.key()
+	if err != nil {
+		return err
+	}
+	s, err := a.connect(o)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	interrupts, stop := a.interruptible(ctx)
+	defer stop()
+	lock, err := a.obtain(interrupts, s, key, &o.lock, append(o.lock.options(), own)...)
+	if err != nil {
+		return err
+	}
+	return do(interrupts, lock)
+}
+
 // obtain acquires a lock as the flags say. However short the timeout, it tries once.
 func (a *App) obtain(interrupts *signals, s *store, key string, f *lockFlags, opts ...redislock.LockOption) (*redislock.Lock, error) {
 	wait := context.Context(interrupts)

@@ -34,33 +34,17 @@ is no use, and they get SIGKILL at once. They also end when redislock is killed.
 }
 
 func (a *App) run(ctx context.Context, o *options) error {
-	key, err := o.key()
-	if err != nil {
-		return err
-	}
-	if err := o.lock.check(); err != nil {
-		return usage("run: %v", err)
-	}
-	s, err := a.connect(o)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	interrupts, stop := a.interruptible(ctx)
-	defer stop()
-	lock, err := a.obtain(interrupts, s, key, &o.lock, append(o.lock.options(), redislock.WithLockDelay(o.lock.delay()))...)
-	if err != nil {
-		return err
-	}
-	e, err := a.supervise(interrupts, lock, lock.Context(), o)
-	switch {
-	case err != nil:
-		a.giveBack(lock)
-		return err
-	case !a.giveBack(lock):
-		return &exitError{code: exitLost}
-	}
-	return e.error()
+	return a.underLock(ctx, o, redislock.WithLockDelay(o.lock.delay()), func(interrupts *signals, lock *redislock.Lock) error {
+		e, err := a.supervise(interrupts, lock, lock.Context(), o)
+		switch {
+		case err != nil:
+			a.giveBack(lock)
+			return err
+		case !a.giveBack(lock):
+			return &exitError{code: exitLost}
+		}
+		return e.error()
+	})
 }
 
 // ending is how a program ended.

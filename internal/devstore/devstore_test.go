@@ -10,6 +10,7 @@ import (
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock/redislocktest"
+	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
 const (
@@ -20,19 +21,11 @@ const (
 // dial returns a lock client as a process of its own has one.
 func dial(t *testing.T, url string) *redislock.Client {
 	t.Helper()
-	options, err := redis.ParseURL(url)
+	client, err := redislock.New(redisserver.Connect(t, url))
 	if err != nil {
 		t.Fatal(err)
 	}
-	rdb := redis.NewClient(options)
-	client, err := redislock.New(rdb)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = client.Close(context.WithoutCancel(t.Context()))
-		_ = rdb.Close()
-	})
+	t.Cleanup(func() { _ = client.Close(context.WithoutCancel(t.Context())) })
 	return client
 }
 
@@ -48,10 +41,7 @@ func start(t *testing.T) string {
 func TestKeysAgeInRealTime(t *testing.T) {
 	t.Parallel()
 	g := NewWithT(t)
-	options, err := redis.ParseURL(start(t))
-	g.Expect(err).NotTo(HaveOccurred())
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
+	rdb := redisserver.Connect(t, start(t))
 	const life = 300 * time.Millisecond
 	set := time.Now()
 	g.Expect(rdb.Set(t.Context(), "short", "x", life).Err()).To(Succeed())
@@ -119,15 +109,8 @@ func TestALeaseIsGoneOnWith(t *testing.T) {
 
 func TestItConforms(t *testing.T) {
 	t.Parallel()
-	options, err := redis.ParseURL(start(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	redislocktest.Conformance(t, func(tb testing.TB) redis.UniversalClient {
-		rdb := redis.NewClient(options)
-		tb.Cleanup(func() { _ = rdb.Close() })
-		return rdb
-	})
+	url := start(t)
+	redislocktest.Conformance(t, func(tb testing.TB) redis.UniversalClient { return redisserver.Connect(tb, url) })
 }
 
 func TestItIsGoneWithItsContext(t *testing.T) {

@@ -3,23 +3,12 @@ package stores
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
-	"os"
-	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redislock-operator/redislock-operator/internal/config"
-)
-
-// Timeouts of a connection. Each operation has a shorter one of its own, from its
-// lease; these bound what an operation that was given up on still occupies.
-const (
-	dialTimeout = 3 * time.Second
-	ioTimeout   = 5 * time.Second
+	"github.com/redislock-operator/redislock-operator/internal/redisconn"
 )
 
 // connect builds the client for a store; it does not dial yet. Its errors name
@@ -28,7 +17,7 @@ func connect(s config.Store) (*redis.Client, error) {
 	address := s.URL
 	if s.URLFile != "" {
 		var err error
-		if address, err = readLine("urlFile", s.URLFile); err != nil {
+		if address, err = redisconn.Named("urlFile", s.URLFile).ReadLine(); err != nil {
 			return nil, err
 		}
 	}
@@ -43,7 +32,7 @@ func connect(s config.Store) (*redis.Client, error) {
 	opts.Username, opts.Password = "", ""
 	opts.ClientName = "redislock-operator"
 	opts.ContextTimeoutEnabled = true
-	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = dialTimeout, ioTimeout, ioTimeout
+	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = redisconn.DialTimeout, redisconn.IOTimeout, redisconn.IOTimeout
 	opts.DialerRetries = 1
 	opts.MaxRetries = 1
 	return redis.NewClient(opts), nil
@@ -54,12 +43,12 @@ func credentials(s config.Store, username, password string) func(context.Context
 	return func(context.Context) (string, string, error) {
 		var err error
 		if s.UsernameFile != "" {
-			if username, err = readLine("usernameFile", s.UsernameFile); err != nil {
+			if username, err = redisconn.Named("usernameFile", s.UsernameFile).ReadLine(); err != nil {
 				return "", "", err
 			}
 		}
 		if s.PasswordFile != "" {
-			if password, err = readLine("passwordFile", s.PasswordFile); err != nil {
+			if password, err = redisconn.Named("passwordFile", s.PasswordFile).ReadLine(); err != nil {
 				return "", "", err
 			}
 		}
@@ -68,42 +57,22 @@ func credentials(s config.Store, username, password string) func(context.Context
 }
 
 func addTLS(opts *redis.Options, s config.Store) error {
-	if s.CAFile == "" && s.CertFile == "" && s.ServerName == "" {
-		return nil
+	set := redisconn.TLS{
+		CA: redisconn.Named("caFile", s.CAFile), ServerName: s.ServerName,
+		Cert: redisconn.Named("certFile", s.CertFile), Key: redisconn.Named("keyFile", s.KeyFile),
 	}
-	if opts.TLSConfig == nil {
+	if opts.TLSConfig == nil && set.Any() {
 		return errors.New("url: caFile, certFile and serverName are for TLS: write rediss:// instead of redis://")
 	}
-	if s.ServerName != "" {
-		opts.TLSConfig.ServerName = s.ServerName
-	}
-	if s.CAFile != "" {
-		pem, err := os.ReadFile(s.CAFile)
-		if err != nil {
-			return fmt.Errorf("caFile: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("caFile: %s holds no certificate in PEM form", s.CAFile)
-		}
-		opts.TLSConfig.RootCAs = pool
+	if err := set.Apply(opts.TLSConfig); err != nil {
+		return err
 	}
 	if s.CertFile != "" {
-		if _, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile); err != nil {
-			return fmt.Errorf("certFile and keyFile: %w", err)
-		}
+		// Anew for each connection.
 		opts.TLSConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			pair, err := tls.LoadX509KeyPair(s.CertFile, s.KeyFile)
 			return &pair, err
 		}
 	}
 	return nil
-}
-
-func readLine(field, file string) (string, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", field, err)
-	}
-	return strings.TrimSpace(string(data)), nil
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/redislock-operator/redislock-operator/internal/config"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
@@ -129,10 +128,7 @@ func TestAChangeOfASettingIsNoticed(t *testing.T) {
 	server := redisserver.Start(t, redisserver.Options{AppendOnly: true})
 	store := single(t, config.Store{URL: server.URL()})
 	g.Expect(store.look(t.Context())).To(BeTrue())
-	options, err := redis.ParseURL(server.URL())
-	g.Expect(err).NotTo(HaveOccurred())
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
+	rdb := redisserver.Connect(t, server.URL())
 
 	g.Expect(rdb.ConfigSet(t.Context(), "appendonly", "no").Err()).To(Succeed())
 	g.Expect(store.look(t.Context())).To(BeTrue())
@@ -324,17 +320,6 @@ func TestTheRightsInTheManualAreEnough(t *testing.T) {
 		g.Expect(store.Client().Withdraw(t.Context(), key, "cluster")).To(Succeed())
 	}
 	// The connection that is its own, so that go-redis' refusals are not hidden.
-	denied := connectAs(t, server).Do(t.Context(), "ACL", "LOG").String()
+	denied := redisserver.Connect(t, server.URL()).Do(t.Context(), "ACL", "LOG").String()
 	g.Expect(denied).To(Equal("ACL LOG: []"), "something was denied")
-}
-
-func connectAs(t *testing.T, server *redisserver.Server) *redis.Client {
-	t.Helper()
-	options, err := redis.ParseURL(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
-	return rdb
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // Pauses of a waiter that is not woken: a lock of another library is not announced
@@ -305,8 +307,8 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	// Of the most that is appended, so that they stay on the stack.
 	keys := append(make([]string, 0, 6), a.key, fence, metadata)
 	args := append(make([]any, 0, 11),
-		a.prefix, milliseconds(cfg.expiry()), serverSent+timeout.Microseconds(),
-		seen, known.forgiven, milliseconds(cfg.fenceRetention))
+		a.prefix, wire.Milliseconds(cfg.expiry()), serverSent+timeout.Microseconds(),
+		seen, known.forgiven, wire.Milliseconds(cfg.fenceRetention))
 	script := acquireScript
 	switch {
 	case cfg.fair || cfg.share != nil:
@@ -358,7 +360,7 @@ func (a *attempt) tryPlain(ctx context.Context) (*Lock, error) {
 	c, cfg := a.c, a.cfg
 	timeout := cfg.operationTimeout()
 	sent := c.clock.now()
-	a.expiry = milliseconds(cfg.expiry())
+	a.expiry = wire.Milliseconds(cfg.expiry())
 	set := newCommand(ctx, timeout)
 	set.cmd = redis.NewStatusCmd(set, append(set.args[:0], "set", &a.key, &a.plain, "nx", "px", &a.expiry)...)
 	switch err := c.line.do(set); {
@@ -506,13 +508,13 @@ func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, cfg *lo
 	if cfg.fair && mode == "attempt" {
 		return c.run(ctx, timeout, abandonScript, []string{key, queueKey(key), placesKey(key)}, value, wakeChannel(key))
 	}
-	return c.run(ctx, timeout, cfg.releaseScript(), []string{key}, value, milliseconds(rest), wakeChannel(key), mode)
+	return c.run(ctx, timeout, cfg.releaseScript(), []string{key}, value, wire.Milliseconds(rest), wakeChannel(key), mode)
 }
 
 // askTime learns the server's time where no reply has told it yet.
 func (c *Client) askTime(ctx context.Context, timeout time.Duration) error {
 	sent := c.clock.now()
-	t, err := bounded(ctx, timeout, func(ctx context.Context) (time.Time, error) {
+	t, err := wire.Bounded(ctx, timeout, func(ctx context.Context) (time.Time, error) {
 		return c.rdb.Time(ctx).Result()
 	})
 	if err != nil {

@@ -3,6 +3,8 @@ package redislock
 import (
 	"context"
 	"fmt"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // Adopt goes on with a lease of another process, by compare-and-swap of the exact
@@ -24,7 +26,7 @@ func (c *Client) Adopt(ctx context.Context, key, observed string, opts ...LockOp
 	a.token.fence = old.fence
 	for n := 1; ; n++ {
 		sent := c.clock.now()
-		r, err := c.run(ctx, a.cfg.operationTimeout(), adoptScript, []string{key}, observed, a.token.String(), milliseconds(a.cfg.expiry()))
+		r, err := c.run(ctx, a.cfg.operationTimeout(), adoptScript, []string{key}, observed, a.token.String(), wire.Milliseconds(a.cfg.expiry()))
 		switch {
 		case err != nil && (n == a.cfg.attempts || ctx.Err() != nil || !retryable(err)):
 			return nil, fmt.Errorf("redislock: adopt %q: %w", key, err)

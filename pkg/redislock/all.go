@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // MaxKeys bounds AcquireAll: its script holds up every other client of the node.
@@ -138,7 +140,7 @@ func (ls *Locks) Extend(ctx context.Context, d time.Duration) error {
 	if err := first.withinMaximum("extension", d, sent); err != nil {
 		return err
 	}
-	answers, err := bounded(ctx, first.cfg.operationTimeout(), func(ctx context.Context) ([]renewal, error) {
+	answers, err := wire.Bounded(ctx, first.cfg.operationTimeout(), func(ctx context.Context) ([]renewal, error) {
 		batch := make([]renewal, len(ls.parts))
 		for i, l := range ls.parts {
 			batch[i].lock, batch[i].span = l, d
@@ -184,7 +186,7 @@ func (ls *Locks) Release(ctx context.Context) error {
 	first := ls.parts[0]
 	rest := first.restOfMinHold(sent)
 	args := make([]any, 0, 1+2*len(ls.parts))
-	args = append(args, milliseconds(rest))
+	args = append(args, wire.Milliseconds(rest))
 	for _, l := range ls.parts {
 		args = append(args, l.value, wakeChannel(l.key))
 	}
@@ -334,8 +336,8 @@ func (a *jointAttempt) ask(ctx context.Context) (*Locks, error) {
 		}
 	}
 	sent := c.clock.now()
-	args := []any{a.parts[0].prefix, milliseconds(cfg.expiry()), c.server.micros(sent) + timeout.Microseconds(),
-		milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata}
+	args := []any{a.parts[0].prefix, wire.Milliseconds(cfg.expiry()), c.server.micros(sent) + timeout.Microseconds(),
+		wire.Milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata}
 	seen := make([]uint64, len(a.parts))
 	var quarantine *QuarantineError
 	for i, part := range a.parts {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // Announce notes for ttl that name would take the lock, and returns everybody who
@@ -56,7 +58,7 @@ func (c *Client) Withdraw(ctx context.Context, key, name string) error {
 	if c.isClosed() {
 		return ErrClosed
 	}
-	_, err := bounded(ctx, operationTimeout, func(ctx context.Context) (int64, error) {
+	_, err := wire.Bounded(ctx, operationTimeout, func(ctx context.Context) (int64, error) {
 		return c.rdb.HDel(ctx, candidatesKey(key), name).Result()
 	})
 	if err != nil {

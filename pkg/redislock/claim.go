@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // DefaultRunRetention is the age beyond which Claim refuses a tick.
@@ -124,8 +126,8 @@ func (l *Lock) claim(ctx context.Context, req ClaimRequest) (Claim, error) {
 	expiry := max(l.cfg.fenceRetention, req.Retention+2*time.Minute, req.Cover)
 	r, err := c.runPatiently(ctx, sent, timeout, claimScript, []string{l.key, fenceKey(l.key), runsKey(l.key)},
 		l.value, req.Run.name(), req.Claimant, wordIf(req.Rerun, "rerun"), wordIf(req.Shared, "shared"),
-		milliseconds(req.Cover), req.Retention.Microseconds(), milliseconds(expiry),
-		milliseconds(l.cfg.fenceRetention), notAfter, c.memory.recall(l.key).seen)
+		wire.Milliseconds(req.Cover), req.Retention.Microseconds(), wire.Milliseconds(expiry),
+		wire.Milliseconds(l.cfg.fenceRetention), notAfter, c.memory.recall(l.key).seen)
 	if err != nil {
 		return Claim{}, fmt.Errorf("redislock: claim %q under %q: %w", req.Run.name(), l.key, err)
 	}

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // ErrSteppedDown is the cause with which a term's context is cancelled by
@@ -132,7 +134,7 @@ func (e *Elector) serve(ctx context.Context, lock *Lock, yield func(*Term, error
 // themselves, somewhat later.
 func (e *Elector) announce() {
 	e.c.goBackground(func() {
-		_, _ = bounded(e.c.life, operationTimeout, func(ctx context.Context) (int64, error) {
+		_, _ = wire.Bounded(e.c.life, operationTimeout, func(ctx context.Context) (int64, error) {
 			return e.c.rdb.Publish(ctx, wakeChannel(e.key), "").Result()
 		})
 	})

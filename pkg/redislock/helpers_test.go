@@ -3,7 +3,6 @@ package redislock
 import (
 	"context"
 	"errors"
-	"flag"
 	"os"
 	"sync"
 	"testing"
@@ -12,19 +11,13 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redislock-operator/redislock-operator/test/parallel"
 	"github.com/redislock-operator/redislock-operator/test/proxy"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
-// TestMain has more tests run at once than there are processors: they wait more
-// than they work.
 func TestMain(m *testing.M) {
-	flag.Parse()
-	atOnce := true
-	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
-	if atOnce {
-		_ = flag.Set("test.parallel", "16")
-	}
+	parallel.Many()
 	os.Exit(m.Run())
 }
 
@@ -61,17 +54,8 @@ func startReachableRedis(t testing.TB, args ...string) *redisserver.Server {
 // connect returns a connection that ends with the test.
 func connect(t testing.TB, url string, change ...func(*redis.Options)) *redis.Client {
 	t.Helper()
-	options, err := redis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	options.ContextTimeoutEnabled = true
-	for _, f := range change {
-		f(options)
-	}
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
-	return rdb
+	heeding := func(o *redis.Options) { o.ContextTimeoutEnabled = true }
+	return redisserver.Connect(t, url, append([]func(*redis.Options){heeding}, change...)...)
 }
 
 // impatient has go-redis give up on a connection that does not answer, and try

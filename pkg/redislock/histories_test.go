@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
@@ -120,7 +121,7 @@ func live(ctx context.Context, t *testing.T, server *redisserver.Server, random 
 					guarded.leave(l)
 				}
 				if err := l.Release(ctx); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrLost) {
-					if _, ok := errors.AsType[*timeoutError](err); !ok {
+					if _, ok := errors.AsType[*wire.TimeoutError](err); !ok {
 						t.Error(err)
 					}
 				}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // Info is what stands at a lock's key.
@@ -130,7 +132,7 @@ func describe(key string, r reply, fence uint64) Info {
 // history is a command of its own: a server that refuses streams to this client
 // still tells who holds the lock.
 func (c *Client) history(ctx context.Context, key string) ([]Grant, error) {
-	entries, err := bounded(ctx, operationTimeout, func(ctx context.Context) ([]redis.XMessage, error) {
+	entries, err := wire.Bounded(ctx, operationTimeout, func(ctx context.Context) ([]redis.XMessage, error) {
 		return c.rdb.XRevRangeN(ctx, historyKey(key), "+", "-", maxHistory).Result()
 	})
 	if err != nil {

@@ -65,7 +65,7 @@ func TestInterleaving09AFinishOfASupersededRunIsRefused(t *testing.T) {
 	c := startTwoClusters(t)
 	ctx := t.Context()
 	p := proxy.Start(t, c.server.URL())
-	g.Expect(connect(t, c.server.URL()).ScriptLoad(ctx, finishSource).Err()).To(Succeed())
+	g.Expect(connect(t, c.server.URL()).ScriptLoad(ctx, finishScript.source).Err()).To(Succeed())
 	l := mustAcquire(t, c.a, key, lapsing(5*time.Minute))
 	run := tickAgo(0)
 	first := mustClaim(t, l, claimBy("a/1", run))
@@ -102,7 +102,7 @@ func TestInterleaving09DoneNeverTurnsBack(t *testing.T) {
 	p := proxy.Start(t, c.server.URL())
 	l := mustAcquire(t, c.a, key, lapsing(5*time.Minute))
 	rdb := connect(t, c.server.URL())
-	for _, source := range []string{finishSource, reopenSource} {
+	for _, source := range []string{finishScript.source, reopenScript.source} {
 		g.Expect(rdb.ScriptLoad(ctx, source).Err()).To(Succeed())
 	}
 	run := tickAgo(0)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // pipelineLength bounds a pipeline, so that one reply is not kept waiting for thousands
@@ -62,7 +64,7 @@ func (l *line) do(m *command) error {
 		return err
 	}
 	if l.deaf {
-		_, err := bounded(m.ctx, m.timeout, func(ctx context.Context) (struct{}, error) {
+		_, err := wire.Bounded(m.ctx, m.timeout, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, l.rdb.Process(ctx, m.cmd)
 		})
 		return err
@@ -230,5 +232,5 @@ func (m *command) outcome(err error) error {
 	if d, ok := m.ctx.Deadline(); ok && !d.After(m.deadline) {
 		return context.DeadlineExceeded
 	}
-	return &timeoutError{m.timeout}
+	return &wire.TimeoutError{After: m.timeout}
 }

@@ -11,6 +11,7 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 	"github.com/redislock-operator/redislock-operator/test/proxy"
 )
 
@@ -57,7 +58,7 @@ func jam(t *testing.T, p *proxy.Proxy, c *Client) func() {
 }
 
 func timedOut(err error) bool {
-	_, ok := errors.AsType[*timeoutError](err)
+	_, ok := errors.AsType[*wire.TimeoutError](err)
 	return ok
 }
 

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // Status says whether a lock is held.
@@ -132,7 +134,7 @@ func (l *Lock) Extend(ctx context.Context, d time.Duration) error {
 	if err := l.withinMaximum("extension", d, sent); err != nil {
 		return err
 	}
-	r, err := l.client.run(ctx, l.cfg.operationTimeout(), l.cfg.renewScript(), []string{l.key}, l.value, milliseconds(d+l.cfg.lockDelay))
+	r, err := l.client.run(ctx, l.cfg.operationTimeout(), l.cfg.renewScript(), []string{l.key}, l.value, wire.Milliseconds(d+l.cfg.lockDelay))
 	if err != nil {
 		return fmt.Errorf("redislock: extend %q: %w", l.key, err)
 	}
@@ -164,7 +166,7 @@ func (l *Lock) Cover(ctx context.Context, d time.Duration) error {
 	if err := l.withinMaximum("cover", d-l.cfg.lockDelay, sent); err != nil {
 		return err
 	}
-	r, err := l.client.run(ctx, l.cfg.operationTimeout(), renewScript, []string{l.key}, l.value, milliseconds(d))
+	r, err := l.client.run(ctx, l.cfg.operationTimeout(), renewScript, []string{l.key}, l.value, wire.Milliseconds(d))
 	if err != nil {
 		return fmt.Errorf("redislock: cover %q: %w", l.key, err)
 	}
@@ -311,7 +313,7 @@ func (l *Lock) Detach(ctx context.Context) (string, error) {
 	stopped := l.token
 	stopped.stopped = true
 	r, err := l.client.run(context.WithoutCancel(ctx), l.cfg.operationTimeout(), adoptScript,
-		[]string{l.key}, l.value, stopped.String(), milliseconds(min(l.cfg.lease, l.maxRemaining(sent))+l.cfg.lockDelay))
+		[]string{l.key}, l.value, stopped.String(), wire.Milliseconds(min(l.cfg.lease, l.maxRemaining(sent))+l.cfg.lockDelay))
 	if err != nil {
 		return l.value, fmt.Errorf("redislock: detach %q: %w", l.key, err)
 	}

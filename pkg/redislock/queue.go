@@ -4,6 +4,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // Bounds of how long a place in a lock's queue counts: long enough that whoever is
@@ -25,7 +27,7 @@ func (a *attempt) inQueue(keys []string, args []any) (*script, []string, []any) 
 			append(args, s.mark, s.limit, wakeChannel(a.key))
 	}
 	return queuedScript, append(keys, historyKey(a.key), queueKey(a.key), placesKey(a.key)),
-		append(args, milliseconds(a.place), wakeChannel(a.key))
+		append(args, wire.Milliseconds(a.place), wakeChannel(a.key))
 }
 
 // inTheWay reads who is, and with regard to the queue who comes before the caller.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 const (
@@ -253,7 +255,7 @@ type renewal struct {
 }
 
 func (b *renewal) command(ctx context.Context, name any, what *string) *redis.Cmd {
-	expiry := milliseconds(b.span + b.lock.cfg.lockDelay)
+	expiry := wire.Milliseconds(b.span + b.lock.cfg.lockDelay)
 	cmd := redis.NewCmd(ctx, name, what, 1, b.lock.key, &b.lock.value, expiry)
 	cmd.SetFirstKeyPos(3)
 	return cmd
@@ -289,7 +291,7 @@ func (r *renewer) send(locks []*Lock) {
 			r.batchEnded(batch, failure)
 		})
 	}
-	giveUp := time.AfterFunc(timeout, func() { ended(&timeoutError{timeout}) })
+	giveUp := time.AfterFunc(timeout, func() { ended(&wire.TimeoutError{After: timeout}) })
 	defer giveUp.Stop()
 
 	r.exec(batch)

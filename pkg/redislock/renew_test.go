@@ -11,6 +11,7 @@ import (
 	. "github.com/onsi/gomega"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 	"github.com/redislock-operator/redislock-operator/test/proxy"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
@@ -241,7 +242,7 @@ func TestAnObserverIsToldOfEachRenewal(t *testing.T) {
 	for one.err == nil { // an earlier one
 		g.Eventually(seen).Should(Receive(&one))
 	}
-	var timeout *timeoutError
+	var timeout *wire.TimeoutError
 	g.Expect(errors.As(one.err, &timeout)).To(BeTrue(), "%v", one.err)
 	g.Expect(one.took).To(BeNumerically(">=", time.Second))
 	_, err := stuck.Deliver()

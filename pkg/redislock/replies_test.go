@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // anything gives each script the answer that a test has ready, and all else one that
@@ -315,8 +317,8 @@ func FuzzSpans(f *testing.F) {
 		switch {
 		case validitySpan(cfg.lease) <= 0 || validitySpan(cfg.lease) >= cfg.lease:
 			t.Fatalf("a lease of %s is valid for %s", cfg.lease, validitySpan(cfg.lease))
-		case expiry < cfg.lease || milliseconds(expiry) <= 0 || span(milliseconds(expiry))*time.Millisecond < expiry:
-			t.Fatalf("a lease of %s expires after %s, %d ms", cfg.lease, expiry, milliseconds(expiry))
+		case expiry < cfg.lease || wire.Milliseconds(expiry) <= 0 || span(wire.Milliseconds(expiry))*time.Millisecond < expiry:
+			t.Fatalf("a lease of %s expires after %s, %d ms", cfg.lease, expiry, wire.Milliseconds(expiry))
 		case cfg.operationTimeout() <= 0 && cfg.renewEvery > 1:
 			t.Fatalf("an operation has %s where every %s is renewed", cfg.operationTimeout(), cfg.renewEvery)
 		}

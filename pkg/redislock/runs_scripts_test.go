@@ -11,6 +11,8 @@ import (
 
 	. "github.com/onsi/gomega"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 var runKeys = []string{key, fenceKey(key), runsKey(key)}
@@ -32,7 +34,7 @@ func (s *stage) claim(c claimPlay) reply {
 		c.expiry = 4 * time.Hour
 	}
 	return s.play(claimScript, runKeys, c.grant, c.run, c.claimant, c.rerun, c.shared, c.cover,
-		c.retention.Microseconds(), milliseconds(c.expiry), milliseconds(3*time.Hour), c.notAfter, c.seen)
+		c.retention.Microseconds(), wire.Milliseconds(c.expiry), wire.Milliseconds(3*time.Hour), c.notAfter, c.seen)
 }
 
 func (s *stage) finish(run, fence, outcome, success string) string {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 var (
@@ -24,6 +26,8 @@ var (
 	inspectSource string
 	//go:embed scripts/claim.lua
 	claimSource string
+	//go:embed scripts/ending.lua
+	endingSource string
 	//go:embed scripts/finish.lua
 	finishSource string
 	//go:embed scripts/reopen.lua
@@ -70,8 +74,8 @@ var (
 	forceReleaseScript = newScript(forceReleaseSource)
 	inspectScript      = newScript(inspectSource)
 	claimScript        = newScript(claimSource)
-	finishScript       = newScript(finishSource)
-	reopenScript       = newScript(reopenSource)
+	finishScript       = newScript(endingSource + finishSource)
+	reopenScript       = newScript(endingSource + reopenSource)
 	runsScript         = newScript(runsSource)
 	announceScript     = newScript(announceSource)
 	acquireAllScript   = newScript(acquireAllSource)
@@ -117,32 +121,11 @@ func parseReply(answer any) (reply, error) {
 
 func (r reply) word() string { return r.text(0) }
 
-func (r reply) text(i int) string {
-	if i < len(r) {
-		if s, ok := r[i].(string); ok {
-			return s
-		}
-	}
-	return ""
-}
+func (r reply) text(i int) string { return wire.At[string](r, i) }
 
-func (r reply) number(i int) int64 {
-	if i < len(r) {
-		if n, ok := r[i].(int64); ok {
-			return n
-		}
-	}
-	return 0
-}
+func (r reply) number(i int) int64 { return wire.At[int64](r, i) }
 
-func (r reply) list(i int) reply {
-	if i < len(r) {
-		if l, ok := r[i].([]any); ok {
-			return l
-		}
-	}
-	return nil
-}
+func (r reply) list(i int) reply { return wire.At[[]any](r, i) }
 
 func (r reply) duration(i int) time.Duration {
 	return time.Duration(r.number(i)) * time.Millisecond
@@ -191,55 +174,4 @@ func (c *Client) eval(ctx context.Context, timeout time.Duration, name any, what
 		return nil, err
 	}
 	return parseReply(cmd.Val())
-}
-
-// bounded returns when call does, or when ctx is done or the timeout over,
-// whichever is first: go-redis heeds a context's deadline only where
-// ContextTimeoutEnabled is set, and its cancellation not at all while it waits
-// for an answer. A call that is given up on ends by itself, unheard.
-func bounded[T any](ctx context.Context, timeout time.Duration, call func(context.Context) (T, error)) (T, error) {
-	type outcome struct {
-		value T
-		err   error
-	}
-	if err := ctx.Err(); err != nil {
-		var none T
-		return none, err
-	}
-	inner, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	done := make(chan outcome, 1)
-	go func() {
-		value, err := call(inner)
-		done <- outcome{value, err}
-	}()
-	select {
-	case o := <-done:
-		if o.err != nil && inner.Err() != nil {
-			break
-		}
-		return o.value, o.err
-	case <-inner.Done():
-	}
-	var none T
-	if err := ctx.Err(); err != nil {
-		return none, err
-	}
-	return none, &timeoutError{timeout}
-}
-
-// A timeoutError is not the caller's context that ended, so it must not look like
-// context.DeadlineExceeded.
-type timeoutError struct{ after time.Duration }
-
-func (e *timeoutError) Error() string {
-	return fmt.Sprintf("no answer from Redis within %s", e.after)
-}
-
-func (e *timeoutError) Timeout() bool   { return true }
-func (e *timeoutError) Temporary() bool { return true }
-
-// milliseconds rounds up: an expiry must never be shorter than what was asked for.
-func milliseconds(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // Verdict is what a look at one property of a store came to.
@@ -71,14 +73,14 @@ func (c *Client) CheckStore(ctx context.Context) (StoreReport, error) {
 		return StoreReport{}, fmt.Errorf("redislock: looking at the store: %w", err)
 	}
 	info := map[string]string{}
-	if text, err := bounded(ctx, operationTimeout, func(ctx context.Context) (string, error) {
+	if text, err := wire.Bounded(ctx, operationTimeout, func(ctx context.Context) (string, error) {
 		return c.rdb.Info(ctx).Result()
 	}); err == nil {
 		info = parseInfo(text)
 	} else if ctx.Err() != nil {
 		return StoreReport{}, ctx.Err()
 	}
-	snapshots, err := bounded(ctx, operationTimeout, func(ctx context.Context) (map[string]string, error) {
+	snapshots, err := wire.Bounded(ctx, operationTimeout, func(ctx context.Context) (map[string]string, error) {
 		return c.rdb.ConfigGet(ctx, "save").Result()
 	})
 	if err != nil {

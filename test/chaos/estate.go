@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -19,16 +18,14 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
-	"github.com/redislock-operator/redislock-operator/test/controlplane"
 	"github.com/redislock-operator/redislock-operator/test/operator"
+	"github.com/redislock-operator/redislock-operator/test/poll"
 	"github.com/redislock-operator/redislock-operator/test/proxy"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
@@ -144,21 +141,11 @@ func build(ctx context.Context, cfg Config, log func(string, ...any)) (_ *Estate
 
 // buildManager compiles the manager, with what leaves safeguards out where one is to be.
 func buildManager(ctx context.Context, cfg Config) (string, error) {
-	root, err := controlplane.Root()
-	if err != nil {
-		return "", err
-	}
 	binary := filepath.Join(cfg.Dir, "manager")
-	args := []string{"build", "-o", binary}
 	if cfg.Without != "" {
-		args = append(args, "-tags=faults")
+		return binary, operator.BuildTo(ctx, binary, "-tags=faults")
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/manager")...)
-	cmd.Dir = root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the manager: %w\n%s", err, out)
-	}
-	return binary, nil
+	return binary, operator.BuildTo(ctx, binary)
 }
 
 func (s *site) start(ctx context.Context, cfg Config) (err error) {
@@ -170,11 +157,7 @@ func (s *site) start(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return err
-	}
-	if s.Client, err = client.New(s.RESTConfig(), client.Options{Scheme: scheme}); err != nil {
+	if s.Client, err = operator.NewClient(s.RESTConfig()); err != nil {
 		return err
 	}
 	if err := operator.Install(ctx, s.Cluster); err != nil {
@@ -191,7 +174,7 @@ func (e *Estate) addManager(s *site, binary string, n int) error {
 	e.close = append(e.close, func() error { link.Close(); return nil })
 	opts := operator.Options{
 		Binary: binary, Dir: e.config.Dir, Name: fmt.Sprintf("%s-%d", s.name, n), ClusterName: s.name,
-		Config: fmt.Sprintf("stores:\n- name: default\n  url: %s\n", link.URL()),
+		Config: operator.StoreAt(link.URL()),
 	}
 	if e.config.Without != "" {
 		opts.Env = []string{"REDISLOCK_FAULT_WITHOUT=" + e.config.Without}
@@ -256,19 +239,10 @@ func (e *Estate) ready(ctx context.Context) error {
 }
 
 func wait(ctx context.Context, limit time.Duration, what string, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for {
-		err := f()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w", what, err)
-		case <-time.After(200 * time.Millisecond):
-		}
+	if err := poll.Until(ctx, limit, 200*time.Millisecond, f); err != nil {
+		return fmt.Errorf("%s is not ready: %w", what, err)
 	}
+	return nil
 }
 
 // kinds are the sorts of locks, each with CronJobs of its own.

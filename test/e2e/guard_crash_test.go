@@ -157,7 +157,7 @@ var _ = Describe("Where the template of a Job that ran before is frozen", Ordere
 		})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(c.Stop)
-		frozen = newSite(ctx, "frozen", c)
+		frozen = newSite("frozen", c)
 		Expect(operator.Install(ctx, c)).To(Succeed())
 	}, NodeTimeout(5*time.Minute))
 

@@ -326,7 +326,7 @@ var _ = Describe("Interleavings of the guard", func() {
 		copied, err := blue.Clone(ctx, cluster.Options{Name: "clone", Nodes: cluster.NodesKwok, Log: GinkgoWriter})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(copied.Stop)
-		clone := newSite(ctx, "blue", copied)
+		clone := newSite("blue", copied)
 		clone.forgetLeader(ctx)
 		second := st.manager(clone, operator.Options{Name: "clone"})
 		Expect(second.Start()).To(Succeed())

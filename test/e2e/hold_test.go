@@ -293,7 +293,7 @@ var _ = Describe("Two clusters and one Redis", func() {
 		copied, err := blue.Clone(ctx, cluster.Options{Name: "blue-clone", Log: GinkgoWriter})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(copied.Stop)
-		clone := newSite(ctx, "blue", copied)
+		clone := newSite("blue", copied)
 		var original, twin corev1.Namespace
 		Expect(blue.Get(ctx, client.ObjectKey{Name: "kube-system"}, &original)).To(Succeed())
 		Expect(clone.Get(ctx, client.ObjectKey{Name: "kube-system"}, &twin)).To(Succeed())

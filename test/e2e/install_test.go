@@ -30,7 +30,7 @@ var _ = Describe("make deploy", func() {
 		c, err := cluster.Start(ctx, cluster.Options{Name: "red", Nodes: cluster.NodesReal, Log: GinkgoWriter})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(c.Stop)
-		red := newSite(ctx, "red", c)
+		red := newSite("red", c)
 		redis := redisserver.Start(GinkgoTB(), redisserver.Options{Password: secret, Args: []string{"--bind", "0.0.0.0", "--protected-mode", "no"}})
 
 		By("building the image and deploying it as the README says")

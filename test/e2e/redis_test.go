@@ -8,16 +8,14 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
 // client connects to the stand's Redis, past the operator.
 func (st *stand) client() *redis.Client {
 	GinkgoHelper()
-	opts, err := redis.ParseURL(st.redis.URL())
-	Expect(err).NotTo(HaveOccurred())
-	rdb := redis.NewClient(opts)
-	DeferCleanup(rdb.Close)
-	return rdb
+	return redisserver.Connect(GinkgoTB(), st.redis.URL())
 }
 
 // renewalCommands counts the scripts that Redis has run.

@@ -9,19 +9,14 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	batchv1 "k8s.io/api/batch/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
-	"github.com/redislock-operator/redislock-operator/internal/leader"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 	"github.com/redislock-operator/redislock-operator/test/operator"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
@@ -70,34 +65,17 @@ func (st *stand) prepare(ctx context.Context, s *site) {
 // clean takes away what a spec left in a cluster, without a manager's help.
 func (st *stand) clean(ctx context.Context, s *site) {
 	GinkgoHelper()
-	// CronJobs first, or they make their Jobs again.
-	for _, list := range []client.ObjectList{&batchv1.CronJobList{}, &batchv1.JobList{}, &v1alpha1.RedisLockList{}} {
-		Expect(s.List(ctx, list, client.InNamespace(st.namespace))).To(Succeed())
-		Expect(meta.EachListItem(list, func(o runtime.Object) error {
-			object := o.(client.Object)
-			// A Job's other finalizers are Kubernetes' own.
-			patch := `{"metadata":{"finalizers":null}}`
-			if err := s.Patch(ctx, object, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
-				return client.IgnoreNotFound(err)
-			}
-			return client.IgnoreNotFound(s.Delete(ctx, object, client.PropagationPolicy(metav1.DeletePropagationBackground)))
-		})).To(Succeed())
-	}
-	s.forgetLeader(ctx)
+	Expect(operator.Clean(ctx, s, st.namespace)).To(Succeed())
 }
 
-// forgetLeader takes the Lease away that a manager leaves which was killed, and for
-// which the next would wait.
+// forgetLeader has the next manager not wait for one that was killed.
 func (s *site) forgetLeader(ctx context.Context) {
 	GinkgoHelper()
-	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: leader.Name}}
-	Expect(client.IgnoreNotFound(s.Delete(ctx, lease))).To(Succeed())
+	Expect(operator.ForgetLeader(ctx, s)).To(Succeed())
 }
 
 // config is a manager's configuration with this Redis as its one store.
-func (st *stand) config() string {
-	return fmt.Sprintf("stores:\n- name: default\n  url: %s\n", st.redis.URL())
-}
+func (st *stand) config() string { return operator.StoreAt(st.redis.URL()) }
 
 // manager prepares a manager; it is ended after the spec.
 func (st *stand) manager(s *site, opts operator.Options) *operator.Manager {

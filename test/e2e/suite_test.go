@@ -14,11 +14,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
 	"github.com/redislock-operator/redislock-operator/test/operator"
 )
@@ -57,7 +54,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 			c, err := cluster.Start(ctx, cluster.Options{Name: name, Audit: true, Nodes: cluster.NodesKwok, Log: GinkgoWriter})
 			Expect(err).NotTo(HaveOccurred())
 			DeferCleanup(c.Stop)
-			*s = newSite(ctx, name, c)
+			*s = newSite(name, c)
 			Expect(operator.Install(ctx, c)).To(Succeed())
 		})
 	}
@@ -66,12 +63,9 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	Expect(green).NotTo(BeNil())
 }, NodeTimeout(30*time.Minute))
 
-func newSite(_ context.Context, name string, c *cluster.Cluster) *site {
+func newSite(name string, c *cluster.Cluster) *site {
 	GinkgoHelper()
-	scheme := runtime.NewScheme()
-	Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
-	Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
-	kube, err := client.NewWithWatch(c.RESTConfig(), client.Options{Scheme: scheme})
+	kube, err := operator.NewClient(c.RESTConfig())
 	Expect(err).NotTo(HaveOccurred())
 	return &site{Cluster: c, WithWatch: kube, name: name}
 }

@@ -31,7 +31,7 @@ var _ = Describe("make undeploy", func() {
 		c, err := cluster.Start(ctx, cluster.Options{Name: "red", Nodes: cluster.NodesKwok, Log: GinkgoWriter})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(c.Stop)
-		red := newSite(ctx, "red", c)
+		red := newSite("red", c)
 		Expect(operator.Install(ctx, c)).To(Succeed())
 		st := &stand{
 			namespace: "reports", redis: redisserver.Start(GinkgoTB(), redisserver.Options{}),

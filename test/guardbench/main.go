@@ -28,8 +28,6 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -37,6 +35,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
 	"github.com/redislock-operator/redislock-operator/test/operator"
+	"github.com/redislock-operator/redislock-operator/test/poll"
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
@@ -89,18 +88,14 @@ func run(ctx context.Context) (err error) {
 	if err := operator.Install(ctx, c); err != nil {
 		return err
 	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return err
-	}
 	config := c.RESTConfig()
 	config.QPS = -1
-	kube, err := client.NewWithWatch(config, client.Options{Scheme: scheme})
+	kube, err := operator.NewClient(config)
 	if err != nil {
 		return err
 	}
 	manager, err := operator.NewManager(c, operator.Options{Binary: binary, Dir: folder, Name: "bench", ClusterName: "bench",
-		Config: fmt.Sprintf("stores:\n- name: default\n  url: %s\n", redis.URL())})
+		Config: operator.StoreAt(redis.URL())})
 	if err != nil {
 		return err
 	}
@@ -109,7 +104,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	b := &bench{WithWatch: kube, manager: manager}
-	if err := b.eventually(ctx, func() error { return manager.Ready(ctx) }); err != nil {
+	if err := poll.Until(ctx, time.Minute, 20*time.Millisecond, func() error { return manager.Ready(ctx) }); err != nil {
 		return fmt.Errorf("%w\n%s", err, manager.Tail())
 	}
 	if *starts > 0 {
@@ -189,7 +184,7 @@ func (b *bench) given(ctx context.Context, name string, hold v1alpha1.HoldPolicy
 	if hold == v1alpha1.HoldAlways {
 		return nil
 	}
-	return b.eventually(ctx, func() error {
+	return poll.Until(ctx, time.Minute, 20*time.Millisecond, func() error {
 		lock := &v1alpha1.RedisLock{}
 		if err := b.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, lock); err != nil {
 			return err
@@ -348,22 +343,6 @@ func (b *bench) follow(ctx context.Context, lock string) (<-chan *batchv1.Job, e
 		}
 	}()
 	return jobs, nil
-}
-
-func (b *bench) eventually(ctx context.Context, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for {
-		err := f()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 // usage is what the manager has used since it began, from its own metrics.

@@ -38,7 +38,8 @@ const (
 	User = "system:serviceaccount:" + Namespace + ":redislock-controller-manager"
 )
 
-var groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + Namespace, "system:authenticated"}
+// Groups are those that its account is in.
+var Groups = []string{"system:serviceaccounts", "system:serviceaccounts:" + Namespace, "system:authenticated"}
 
 // Build compiles the manager and returns its path.
 func Build(ctx context.Context) (string, error) { return build(ctx, "manager") }
@@ -55,12 +56,21 @@ func build(ctx context.Context, name string, args ...string) (string, error) {
 		return "", err
 	}
 	binary := filepath.Join(root, "bin", name)
+	return binary, BuildTo(ctx, binary, args...)
+}
+
+// BuildTo compiles a manager to a path, with further arguments for go build.
+func BuildTo(ctx context.Context, binary string, args ...string) error {
+	root, err := controlplane.Root()
+	if err != nil {
+		return err
+	}
 	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-o", binary}, args, []string{"./cmd/manager"})...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the manager: %w\n%s", err, out)
+		return fmt.Errorf("building the manager: %w\n%s", err, out)
 	}
-	return binary, nil
+	return nil
 }
 
 // Install applies config/default: the CRD, the roles, the policies, and a Deployment
@@ -91,16 +101,16 @@ func Install(ctx context.Context, c *cluster.Cluster) error {
 	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/redislocks.redislock.io"); err != nil {
 		return err
 	}
-	return waitForPolicies(ctx, c)
-}
-
-// waitForPolicies waits until the policies are in force, which takes the API server a
-// moment: a guarded Job that was created before would start.
-func waitForPolicies(ctx context.Context, c *cluster.Cluster) error {
-	kube, err := client.New(c.RESTConfig(), client.Options{})
+	kube, err := NewClient(c.RESTConfig())
 	if err != nil {
 		return err
 	}
+	return WaitForPolicies(ctx, kube)
+}
+
+// WaitForPolicies waits until the policies are in force, which takes the API server a
+// moment: a guarded Job that was created before would start.
+func WaitForPolicies(ctx context.Context, kube client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	checker := policies.New(kube, Namespace, logr.Discard())
@@ -121,6 +131,9 @@ func waitForPolicies(ctx context.Context, c *cluster.Cluster) error {
 		return fmt.Errorf("the policies did not come into force: %w", errors.Join(checker.ReadyzCheck(nil), context.Cause(ctx)))
 	}
 }
+
+// StoreAt is a manager's configuration with one Redis as its one store.
+func StoreAt(url string) string { return fmt.Sprintf("stores:\n- name: default\n  url: %s\n", url) }
 
 // Options say how a manager is to run.
 type Options struct {
@@ -155,7 +168,7 @@ type Manager struct {
 // NewManager prepares a manager for a cluster. It runs from Start on, until it is
 // ended or this program is.
 func NewManager(c *cluster.Cluster, opts Options) (*Manager, error) {
-	kubeconfig, err := c.UserKubeconfig(User, groups...)
+	kubeconfig, err := c.UserKubeconfig(User, Groups...)
 	if err != nil {
 		return nil, err
 	}

@@ -141,7 +141,7 @@ func TestWhatIsFromBeforeThePolicies(t *testing.T) {
 		g.Expect(s.root.Create(t.Context(), object)).To(Succeed())
 	}
 	s.install(t, "")
-	g.Expect(waitForPolicies(t.Context(), s.Cluster)).To(Succeed())
+	g.Expect(operator.WaitForPolicies(t.Context(), s.operator)).To(Succeed())
 	g.Expect(denied(g, patch(t.Context(), s.root, old, func(c *batchv1.CronJob) { c.Spec.Schedule = "@daily" }))).To(ContainSubstring("concurrencyPolicy"))
 	g.Expect(patch(t.Context(), s.root, old, func(c *batchv1.CronJob) { c.Finalizers = nil })).To(Succeed())
 	g.Expect(patch(t.Context(), s.root, stray, func(job *batchv1.Job) { job.Finalizers = nil })).To(Succeed())
@@ -249,7 +249,7 @@ func TestWarnings(t *testing.T) {
 			g.Expect(err).NotTo(HaveOccurred())
 			var warnings warnings
 			config.WarningHandlerWithContext = &warnings
-			her, err := newClient(config)
+			her, err := operator.NewClient(config)
 			g.Expect(err).NotTo(HaveOccurred())
 			g.Expect(her.Create(t.Context(), tc.object, client.DryRunAll)).To(Succeed())
 			if tc.words == nil {

@@ -17,8 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,7 +25,6 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
-	"github.com/redislock-operator/redislock-operator/internal/policies"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
 	"github.com/redislock-operator/redislock-operator/test/controlplane"
 	"github.com/redislock-operator/redislock-operator/test/operator"
@@ -62,15 +59,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = c.Stop() }()
-	if err := operator.Install(ctx, c); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if _, err := c.KubectlInput(ctx, jobRights, "apply", "-f", "-"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if err := waitForPolicies(ctx, c); err != nil {
+	if err := prepare(ctx, c); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -83,6 +72,20 @@ func run(m *testing.M) int {
 		}
 	}
 	return code
+}
+
+func prepare(ctx context.Context, c *cluster.Cluster) error {
+	if err := operator.Install(ctx, c); err != nil {
+		return err
+	}
+	if _, err := c.KubectlInput(ctx, jobRights, "apply", "-f", "-"); err != nil {
+		return err
+	}
+	kube, err := operatorClient(c)
+	if err != nil {
+		return err
+	}
+	return operator.WaitForPolicies(ctx, kube)
 }
 
 // jobRights let the operator's service account write Jobs, so that what stops it here
@@ -113,11 +116,9 @@ func newSite(t *testing.T, c *cluster.Cluster) *site {
 	g := NewWithT(t)
 	config := c.RESTConfig()
 	config.WarningHandlerWithContext = rest.NoWarnings{}
-	root, err := newClient(config)
+	root, err := operator.NewClient(config)
 	g.Expect(err).NotTo(HaveOccurred())
-	config, err = operatorConfig(c)
-	g.Expect(err).NotTo(HaveOccurred())
-	kube, err := newClient(config)
+	kube, err := operatorClient(c)
 	g.Expect(err).NotTo(HaveOccurred())
 	return &site{Cluster: c, root: root, operator: kube}
 }
@@ -128,39 +129,12 @@ func inShared(t *testing.T) *site {
 	return newSite(t, shared)
 }
 
-// waitForPolicies waits until the policies act, which takes up to a second or so.
-func waitForPolicies(ctx context.Context, c *cluster.Cluster) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	config, err := operatorConfig(c)
+func operatorClient(c *cluster.Cluster) (client.Client, error) {
+	config, err := userConfig(c, operator.User, operator.Groups...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	kube, err := newClient(config)
-	if err != nil {
-		return err
-	}
-	checker := policies.New(kube, operator.Namespace, logr.Discard())
-	inForce := make(chan struct{}, 1)
-	checker.OnChange(func(state policies.State) {
-		if len(state.Missing) == 0 {
-			select {
-			case inForce <- struct{}{}:
-			default:
-			}
-		}
-	})
-	go func() { _ = checker.Start(ctx) }()
-	select {
-	case <-inForce:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("the policies do not come into force: %w", checker.ReadyzCheck(nil))
-	}
-}
-
-func operatorConfig(c *cluster.Cluster) (*rest.Config, error) {
-	return userConfig(c, operator.User, "system:serviceaccounts", "system:serviceaccounts:"+operator.Namespace, "system:authenticated")
+	return operator.NewClient(config)
 }
 
 func userConfig(c *cluster.Cluster, user string, groups ...string) (*rest.Config, error) {
@@ -177,24 +151,13 @@ func userConfig(c *cluster.Cluster, user string, groups ...string) (*rest.Config
 	return config, nil
 }
 
-func newClient(config *rest.Config) (client.Client, error) {
-	scheme := runtime.NewScheme()
-	if err := clientgoscheme.AddToScheme(scheme); err != nil {
-		return nil, err
-	}
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, err
-	}
-	return client.New(config, client.Options{Scheme: scheme})
-}
-
 // as is a user's client in this cluster.
 func (s *site) as(t *testing.T, user string) client.Client {
 	t.Helper()
 	g := NewWithT(t)
 	config, err := userConfig(s.Cluster, user, "system:authenticated")
 	g.Expect(err).NotTo(HaveOccurred())
-	c, err := newClient(config)
+	c, err := operator.NewClient(config)
 	g.Expect(err).NotTo(HaveOccurred())
 	return c
 }

@@ -42,15 +42,11 @@ func start(t *testing.T) *setup {
 
 func (s *setup) client(rawURL string) *redis.Client {
 	s.t.Helper()
-	opts, err := redis.ParseURL(rawURL)
-	s.Expect(err).NotTo(HaveOccurred())
-	opts.MaxRetries = -1
-	opts.ReadTimeout = soon
-	opts.DialTimeout = soon
-	opts.DialerRetries = 1
-	c := redis.NewClient(opts)
-	s.t.Cleanup(func() { _ = c.Close() })
-	return c
+	return redisserver.Connect(s.t, rawURL, func(o *redis.Options) {
+		o.MaxRetries = -1
+		o.ReadTimeout, o.DialTimeout = soon, soon
+		o.DialerRetries = 1
+	})
 }
 
 func (s *setup) proxied() *redis.Client { return s.client(s.proxy.URL()) }
@@ -71,12 +67,7 @@ func async(f func() error) <-chan error {
 func TestPassesCommandsAndReplies(t *testing.T) {
 	s := start(t)
 	for _, protocol := range []int{2, 3} {
-		opts, err := redis.ParseURL(s.proxy.URL())
-		s.Expect(err).NotTo(HaveOccurred())
-		opts.Protocol = protocol
-		c := redis.NewClient(opts)
-		t.Cleanup(func() { _ = c.Close() })
-
+		c := redisserver.Connect(t, s.proxy.URL(), func(o *redis.Options) { o.Protocol = protocol })
 		big := strings.Repeat("x\r\n", 100_000)
 		s.Expect(c.Set(s.ctx, "big", big, 0).Err()).To(Succeed())
 		s.Expect(c.Get(s.ctx, "big").Val()).To(Equal(big))
@@ -233,12 +224,7 @@ func TestHeldReplyCanBeLost(t *testing.T) {
 
 func TestDroppedReplyLeavesTheConnectionHanging(t *testing.T) {
 	s := start(t)
-	opts, err := redis.ParseURL(s.proxy.URL())
-	s.Expect(err).NotTo(HaveOccurred())
-	opts.MaxRetries, opts.ReadTimeout, opts.PoolSize = -1, soon, 1
-	c := redis.NewClient(opts)
-	t.Cleanup(func() { _ = c.Close() })
-
+	c := redisserver.Connect(t, s.proxy.URL(), func(o *redis.Options) { o.MaxRetries, o.ReadTimeout, o.PoolSize = -1, soon, 1 })
 	dropped := s.proxy.DropReply(proxy.Command("incr"))
 	result := async(func() error { return c.Incr(s.ctx, "n").Err() })
 	s.happened(dropped.Done)

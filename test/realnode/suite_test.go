@@ -10,15 +10,10 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	batchv1 "k8s.io/api/batch/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
-	"github.com/redislock-operator/redislock-operator/internal/leader"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
 	"github.com/redislock-operator/redislock-operator/test/operator"
 	"github.com/redislock-operator/redislock-operator/test/proxy"
@@ -59,10 +54,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 			c, err := cluster.Start(ctx, cluster.Options{Name: name, Nodes: cluster.NodesReal, Log: GinkgoWriter})
 			Expect(err).NotTo(HaveOccurred())
 			DeferCleanup(c.Stop)
-			scheme := runtime.NewScheme()
-			Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
-			Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
-			kube, err := client.New(c.RESTConfig(), client.Options{Scheme: scheme})
+			kube, err := operator.NewClient(c.RESTConfig())
 			Expect(err).NotTo(HaveOccurred())
 			Expect(c.LoadGo(ctx, workerImage, "./test/realnode/internal/worker")).To(Succeed())
 			Expect(operator.Install(ctx, c)).To(Succeed())
@@ -108,7 +100,7 @@ func newStand(ctx context.Context) *stand {
 		st.links[s] = proxy.Start(GinkgoTB(), st.redis.URL())
 		m, err := operator.NewManager(s.Cluster, operator.Options{
 			Binary: managerBinary, Dir: dir, Name: s.name, ClusterName: s.name,
-			Config: fmt.Sprintf("stores:\n- name: default\n  url: %s\n", st.links[s].URL()),
+			Config: operator.StoreAt(st.links[s].URL()),
 		})
 		Expect(err).NotTo(HaveOccurred())
 		st.managers[s] = m
@@ -131,23 +123,7 @@ func (st *stand) clean(ctx context.Context, s *site) {
 		events, _ := s.Kubectl(ctx, "-n", st.namespace, "get", "events", "--sort-by=.metadata.creationTimestamp")
 		GinkgoWriter.Printf("--- cluster %s\n%s%s\n", s.name, out, events)
 	}
-	Expect(s.DeleteAllOf(ctx, &batchv1.CronJob{}, client.InNamespace(st.namespace), client.PropagationPolicy(metav1.DeletePropagationBackground))).To(Succeed())
-	without := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
-	var locks v1alpha1.RedisLockList
-	Expect(s.List(ctx, &locks, client.InNamespace(st.namespace))).To(Succeed())
-	for i := range locks.Items {
-		Expect(client.IgnoreNotFound(s.Delete(ctx, &locks.Items[i]))).To(Succeed())
-		Expect(client.IgnoreNotFound(s.Patch(ctx, &locks.Items[i], without))).To(Succeed())
-	}
-	var jobs batchv1.JobList
-	Expect(s.List(ctx, &jobs, client.InNamespace(st.namespace))).To(Succeed())
-	for i := range jobs.Items {
-		Expect(client.IgnoreNotFound(s.Delete(ctx, &jobs.Items[i], client.PropagationPolicy(metav1.DeletePropagationBackground)))).To(Succeed())
-		Expect(client.IgnoreNotFound(s.Patch(ctx, &jobs.Items[i], without))).To(Succeed())
-	}
-	// A manager that was killed leaves its Lease, for which the next would wait.
-	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: leader.Name}}
-	Expect(client.IgnoreNotFound(s.Delete(ctx, lease))).To(Succeed())
+	Expect(operator.Clean(ctx, s, st.namespace)).To(Succeed())
 	Expect(s.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: st.namespace}})).To(Succeed())
 }
 

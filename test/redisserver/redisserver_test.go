@@ -58,17 +58,12 @@ func TestNothingIsLeftOfAKilledProgram(t *testing.T) {
 
 func client(t *testing.T, s *redisserver.Server, rawURL string) *redis.Client {
 	t.Helper()
-	opts, err := redis.ParseURL(rawURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c := s.TLSConfig(); c != nil {
-		opts.TLSConfig = c
-	}
-	opts.MaxRetries = -1
-	c := redis.NewClient(opts)
-	t.Cleanup(func() { _ = c.Close() })
-	return c
+	return redisserver.Connect(t, rawURL, func(o *redis.Options) {
+		if c := s.TLSConfig(); c != nil {
+			o.TLSConfig = c
+		}
+		o.MaxRetries = -1
+	})
 }
 
 func TestServersSideBySide(t *testing.T) {

@@ -41,17 +41,8 @@ func startRedis(t testing.TB, args ...string) *redisserver.Server {
 
 func connect(t testing.TB, url string, change ...func(*redis.Options)) *redis.Client {
 	t.Helper()
-	options, err := redis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	options.MaxRetries = -1 // what is sent is what we sent
-	for _, f := range change {
-		f(options)
-	}
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
-	return rdb
+	singleShot := func(o *redis.Options) { o.MaxRetries = -1 } // what is sent is what we sent
+	return redisserver.Connect(t, url, append([]func(*redis.Options){singleShot}, change...)...)
 }
 
 func candidate(t testing.TB, rdb redis.UniversalClient, name string, opts ...Option) *Lock {

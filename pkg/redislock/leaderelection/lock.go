@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // retention is how long the record and the highest fencing token are remembered of an
@@ -202,7 +203,7 @@ func (l *Lock) take(ctx context.Context, ler resourcelock.LeaderElectionRecord) 
 	}
 
 	r, err := l.run(ctx, takeScript, []string{l.key, recordKey(l.key), fenceKey(l.key)},
-		attempt, observed, text, milliseconds(l.cfg.expiry()), milliseconds(retention), notAfter, known.seen, known.forgiven, wakeChannel(l.key))
+		attempt, observed, text, wire.Milliseconds(l.cfg.expiry()), wire.Milliseconds(retention), notAfter, known.seen, known.forgiven, wakeChannel(l.key))
 	if err != nil {
 		if ctx.Err() != nil {
 			l.abandon(attempt)
@@ -260,7 +261,7 @@ func (l *Lock) renew(ctx context.Context, t *term, ler resourcelock.LeaderElecti
 		return err
 	}
 	r, err := l.run(ctx, renewScript, []string{l.key, recordKey(l.key)},
-		t.token, observed, text, milliseconds(l.cfg.expiry()), milliseconds(retention))
+		t.token, observed, text, wire.Milliseconds(l.cfg.expiry()), wire.Milliseconds(retention))
 	if err != nil {
 		return fmt.Errorf("leaderelection: renew %q: %w", l.key, err)
 	}
@@ -314,7 +315,7 @@ func (l *Lock) release(ctx context.Context, ler resourcelock.LeaderElectionRecor
 		return err
 	}
 	r, err := l.run(ctx, releaseScript, []string{l.key, recordKey(l.key)},
-		t.token, text, milliseconds(retention), wakeChannel(l.key), "token")
+		t.token, text, wire.Milliseconds(retention), wakeChannel(l.key), "token")
 	if err != nil {
 		return fmt.Errorf("leaderelection: release %q: %w", l.key, err)
 	}
@@ -341,7 +342,7 @@ func (l *Lock) abandon(attempt string) {
 	l.mu.Unlock()
 	giveBack := func() {
 		_, _ = l.run(context.Background(), releaseScript, []string{l.key, recordKey(l.key)},
-			attempt, "", milliseconds(retention), wakeChannel(l.key), "attempt")
+			attempt, "", wire.Milliseconds(retention), wakeChannel(l.key), "attempt")
 	}
 	go func() {
 		giveBack()

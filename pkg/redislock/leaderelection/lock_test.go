@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 	"github.com/redislock-operator/redislock-operator/test/proxy"
 )
 
@@ -187,7 +188,7 @@ func TestARequestThatHangsIsGivenUpOn(t *testing.T) {
 	go func() { result <- l.Update(t.Context(), leads(l)) }()
 	var err error
 	g.Eventually(result).Should(Receive(&err))
-	var timeout *timeoutError
+	var timeout *wire.TimeoutError
 	g.Expect(errors.As(err, &timeout)).To(BeTrue(), "%v", err)
 	g.Expect(err).NotTo(MatchError(context.DeadlineExceeded), "no context of the caller ended")
 }

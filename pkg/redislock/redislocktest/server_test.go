@@ -13,6 +13,7 @@ import (
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock/redislocktest"
+	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
 const key = "lock:a"
@@ -294,12 +295,7 @@ func TestOutsideABubbleTimeIsReal(t *testing.T) {
 	server := redislocktest.New(t)
 	holder := server.Client()
 	l := acquire(t, holder, redislock.WithLease(300*time.Millisecond), redislock.WithoutRenewal())
-	options, err := redis.ParseURL(server.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	rdb := redis.NewClient(options)
-	t.Cleanup(func() { _ = rdb.Close() })
+	rdb := redisserver.Connect(t, server.URL())
 	if v := rdb.Get(t.Context(), key).Val(); v != l.Token() {
 		t.Errorf("by its URL there is %q at the key", v)
 	}
