@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 const (
@@ -169,7 +171,7 @@ func (d *Debouncer) tryRecord(ctx context.Context, source string, sequence uint6
 	if err != nil {
 		return Call{}, err
 	}
-	args := []any{source, sequence, notAfter, b.count, b.last, "", milliseconds(d.cfg.Retention), milliseconds(sourceMemory), wakeChannel(d.key)}
+	args := []any{source, sequence, notAfter, b.count, b.last, "", wire.Milliseconds(d.cfg.Retention), wire.Milliseconds(sourceMemory), wakeChannel(d.key)}
 	if b.count > 1 {
 		args[5] = b.first
 	}

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 const (
@@ -180,7 +182,7 @@ func (d *Debouncer) claim(ctx context.Context) (debounceLook, error) {
 	}
 	s := &d.cfg
 	look, err := d.ask(ctx, debounceClaimScript, s.Claimant, notAfter, s.Lease.Microseconds(),
-		s.Wait.Microseconds(), s.MaxWait.Microseconds(), s.MinInterval.Microseconds(), string(s.Edge), string(s.Payload), milliseconds(s.Retention))
+		s.Wait.Microseconds(), s.MaxWait.Microseconds(), s.MinInterval.Microseconds(), string(s.Edge), string(s.Payload), wire.Milliseconds(s.Retention))
 	switch {
 	case err != nil:
 		return debounceLook{}, err
@@ -324,7 +326,7 @@ func (c *debounceClaim) extend(ctx context.Context, lease time.Duration) error {
 	}
 	c.mu.Unlock()
 	d := c.d
-	look, err := d.ask(ctx, debounceExtendScript, d.cfg.Claimant, c.generation, lease.Microseconds(), milliseconds(max(d.cfg.Retention, 2*lease)))
+	look, err := d.ask(ctx, debounceExtendScript, d.cfg.Claimant, c.generation, lease.Microseconds(), wire.Milliseconds(max(d.cfg.Retention, 2*lease)))
 	if err != nil {
 		c.mu.Lock()
 		c.last = err
@@ -364,7 +366,7 @@ func (c *debounceClaim) finish(ctx context.Context, outcome, message string) {
 	d := c.d
 	for {
 		look, err := d.ask(ctx, debounceFinishScript, d.cfg.Claimant, c.generation, outcome, message[:min(len(message), maxMessage)],
-			milliseconds(d.cfg.Retention), wakeChannel(d.key))
+			wire.Milliseconds(d.cfg.Retention), wakeChannel(d.key))
 		if err == nil {
 			d.tell(look.state)
 			return
