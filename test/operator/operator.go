@@ -22,8 +22,11 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/policies"
 	"github.com/redislock-operator/redislock-operator/test/children"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
@@ -88,7 +91,7 @@ func Install(ctx context.Context, c *cluster.Cluster) error {
 	if _, err := c.KubectlInput(ctx, manifests, "apply", "--server-side", "-f", "-"); err != nil {
 		return err
 	}
-	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/redislocks.redislock.io"); err != nil {
+	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/redislocks.redislock.io", "crd/debounces.redislock.io"); err != nil {
 		return err
 	}
 	return waitForPolicies(ctx, c)
@@ -97,7 +100,11 @@ func Install(ctx context.Context, c *cluster.Cluster) error {
 // waitForPolicies waits until the policies are in force, which takes the API server a
 // moment: a guarded Job that was created before would start.
 func waitForPolicies(ctx context.Context, c *cluster.Cluster) error {
-	kube, err := client.New(c.RESTConfig(), client.Options{})
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return err
+	}
+	kube, err := client.New(c.RESTConfig(), client.Options{Scheme: scheme})
 	if err != nil {
 		return err
 	}
