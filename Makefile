@@ -61,8 +61,10 @@ generate: ## Generate deep copies and apply configurations from the API types.
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt applyconfiguration:headerFile=hack/boilerplate.go.txt paths=./api/...
 
 .PHONY: manifests
-manifests: ## Generate the CRD and the operator's role, and see that config/ builds.
-	$(CONTROLLER_GEN) crd paths=./api/... output:crd:artifacts:config=config/crd/bases
+manifests: ## Generate the CRDs and the operator's role, and see that config/ builds.
+	$(CONTROLLER_GEN) crd:generateEmbeddedObjectMeta=true paths=./api/... output:crd:artifacts:config=config/crd/bases
+	@# With all that Kubernetes says about Jobs, client-side apply could not take it.
+	$(GO) run ./hack/trimcrd config/crd/bases/redislock.io_debounces.yaml
 	$(CONTROLLER_GEN) rbac:roleName=manager-role paths=./api/... $(patsubst %,paths=./%/...,$(wildcard controllers internal cmd)) output:rbac:artifacts:config=config/rbac
 	@for dir in config/default config/install config/samples config/samples/overlay config/prometheus; do \
 		echo "kustomize build $$dir"; $(KUSTOMIZE) build "$$dir" >/dev/null; done

@@ -3,6 +3,7 @@ package controllers
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
+	"github.com/redislock-operator/redislock-operator/internal/config"
+	"github.com/redislock-operator/redislock-operator/internal/redisconn"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
@@ -29,7 +32,7 @@ func (r *DebounceReconciler) post(ctx context.Context, d *v1alpha1.Debounce, a *
 	if !ok {
 		return "", errors.New("the operator's configuration has no HTTP target under which the URL lies")
 	}
-	transport, err := target.Transport()
+	transport, err := transportTo(target)
 	if err != nil {
 		return "", err
 	}
@@ -45,7 +48,7 @@ func (r *DebounceReconciler) post(ctx context.Context, d *v1alpha1.Debounce, a *
 	}
 	pause := firstPostPause
 	for n := 1; ; n++ {
-		code, after, err := postOnce(ctx, sender, target.Headers, d, a, run)
+		code, after, err := postOnce(ctx, sender, target, d, a, run)
 		switch {
 		case err == nil && code/100 == 2:
 			return fmt.Sprintf("answered with %d at try %d", code, n), nil
@@ -65,16 +68,18 @@ func (r *DebounceReconciler) post(ctx context.Context, d *v1alpha1.Debounce, a *
 }
 
 // postOnce returns the code of the answer, and after what time it asks to be tried again.
-func postOnce(ctx context.Context, sender *http.Client, headers func() (http.Header, error), d *v1alpha1.Debounce, a *v1alpha1.HTTPAction, run redislock.DebounceRun) (int, time.Duration, error) {
+func postOnce(ctx context.Context, sender *http.Client, target *config.HTTPTarget, d *v1alpha1.Debounce, a *v1alpha1.HTTPAction, run redislock.DebounceRun) (int, time.Duration, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.URL, bytes.NewReader(run.Payload))
 	if err != nil {
 		return 0, 0, err
 	}
-	secret, err := headers()
-	if err != nil {
-		return 0, 0, err
+	for name, file := range target.HeaderFiles {
+		value, err := redisconn.Named("headerFiles: "+name, file).ReadLine()
+		if err != nil {
+			return 0, 0, err
+		}
+		req.Header.Set(name, value)
 	}
-	req.Header = secret
 	req.Header.Set("Content-Type", "application/octet-stream")
 	req.Header.Set("User-Agent", "redislock-operator")
 	req.Header.Set("Idempotency-Key", strconv.FormatUint(run.Generation, 10))
@@ -88,6 +93,17 @@ func postOnce(ctx context.Context, sender *http.Client, headers func() (http.Hea
 	_, _ = io.CopyN(io.Discard, res.Body, mostOfAnswer)
 	seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
 	return res.StatusCode, time.Duration(max(seconds, 0)) * time.Second, nil
+}
+
+func transportTo(target *config.HTTPTarget) (*http.Transport, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	if target.CAFile != "" {
+		if err := (redisconn.TLS{CA: redisconn.Named("caFile", target.CAFile)}).Apply(transport.TLSClientConfig); err != nil {
+			return nil, err
+		}
+	}
+	return transport, nil
 }
 
 // worthAnother says whether another try may be answered otherwise.

@@ -4,12 +4,12 @@ package v1alpha1
 // has given its lease back, or has let it lapse.
 const ReleaseFinalizer = "redislock.io/release"
 
-// ConditionType is the type of a condition in a RedisLock's status.
+// ConditionType is the type of a condition in a RedisLock's or a Debounce's status.
 type ConditionType string
 
 const (
-	// ConditionReady says whether the operator can work with this lock: its
-	// store is known and answers, and its key is allowed.
+	// ConditionReady says whether the operator can work with this lock or debounce: its
+	// store is known and answers, its key is allowed, and a debounce's action is possible.
 	ConditionReady ConditionType = "Ready"
 
 	// ConditionAcquired says whether this cluster holds the lock, and where it
@@ -23,15 +23,19 @@ const (
 	// ConditionStoreSafe says whether the Redis behind the lock is set up in a
 	// way that keeps locks; Unknown where the operator may not look.
 	ConditionStoreSafe ConditionType = "StoreSafe"
+
+	// ConditionCallsLost, of a Debounce, is true where Redis lost calls that it had
+	// recorded and that no run had taken yet.
+	ConditionCallsLost ConditionType = "CallsLost"
 )
 
-// ConditionReason is the reason of a condition in a RedisLock's status.
+// ConditionReason is the reason of a condition in a RedisLock's or a Debounce's status.
 type ConditionReason string
 
 // Reasons of Ready. Those from StoreUnreachable on say what stands in the way,
-// and are reasons of Acquired=False as well.
+// and are reasons of a RedisLock's Acquired=False as well.
 const (
-	// ReasonOperational: the store answers and the lock can be worked with.
+	// ReasonOperational: the store answers and the lock or debounce can be worked with.
 	ReasonOperational ConditionReason = "Operational"
 
 	// ReasonStoreUnreachable: Redis does not answer.
@@ -63,6 +67,36 @@ const (
 
 	// ReasonDeleting: the object is being deleted and the lease given back.
 	ReasonDeleting ConditionReason = "Deleting"
+)
+
+// Reasons of a Debounce's Ready, beside those above.
+const (
+	// ReasonSuspended: spec.suspend is set, so calls are recorded and nothing is run here.
+	ReasonSuspended ConditionReason = "Suspended"
+
+	// ReasonTriggerInvalid: a selector in spec.triggers does not parse, or selects more
+	// ConfigMaps than can be watched.
+	ReasonTriggerInvalid ConditionReason = "TriggerInvalid"
+
+	// ReasonActionInvalid: the API server does not take the Job that spec.action.job
+	// makes, or the operator may not do what the action says.
+	ReasonActionInvalid ConditionReason = "ActionInvalid"
+
+	// ReasonWorkloadMissing: the workload of spec.action.restart does not exist.
+	ReasonWorkloadMissing ConditionReason = "WorkloadMissing"
+
+	// ReasonURLNotAllowed: spec.action.http.url lies under none of the targets that the
+	// operator's configuration has for this namespace.
+	ReasonURLNotAllowed ConditionReason = "URLNotAllowed"
+)
+
+// Reasons of CallsLost.
+const (
+	// ReasonCallsKept: as far as is known Redis lost no call.
+	ReasonCallsKept ConditionReason = "CallsKept"
+
+	// ReasonCallsLost: Redis knows nothing any more of calls that were recorded.
+	ReasonCallsLost ConditionReason = "CallsLost"
 )
 
 // Reasons of Acquired.

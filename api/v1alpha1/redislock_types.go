@@ -73,16 +73,19 @@ const (
 	OnLostDelete OnLostPolicy = "Delete"
 )
 
-// LockState is whether this cluster holds a lock.
+// LockState is whether this cluster holds a lock; of a Debounce, whether anything is under
+// way.
 //
 // +kubebuilder:validation:Enum=ACQUIRED;FREE
 type LockState string
 
 const (
-	// StateAcquired: this cluster holds the lease.
+	// StateAcquired: this cluster holds the lease. Of a Debounce: calls wait for their
+	// run, or a run goes on.
 	StateAcquired LockState = "ACQUIRED"
 
-	// StateFree: this cluster does not hold the lease. Another may.
+	// StateFree: this cluster does not hold the lease. Another may. Of a Debounce: all is
+	// quiet.
 	StateFree LockState = "FREE"
 )
 

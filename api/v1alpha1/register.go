@@ -28,7 +28,7 @@ func Resource(resource string) schema.GroupResource {
 }
 
 func addKnownTypes(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(SchemeGroupVersion, &RedisLock{}, &RedisLockList{})
+	scheme.AddKnownTypes(SchemeGroupVersion, &RedisLock{}, &RedisLockList{}, &Debounce{}, &DebounceList{})
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	return nil
 }

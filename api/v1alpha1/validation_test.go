@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// setUp starts an API server with the CRD as config/ has it.
+// setUp starts an API server with the CRDs as config/ has them.
 func setUp(ctx context.Context) (err error) {
 	apiserver, err = cluster.Start(ctx, cluster.Options{Name: "validation", Bare: true, Log: os.Stderr})
 	if err != nil {
@@ -73,27 +73,32 @@ func setUp(ctx context.Context) (err error) {
 	if c, err = client.New(apiserver.RESTConfig(), client.Options{Scheme: scheme}); err != nil {
 		return err
 	}
-	file, err := os.ReadFile(filepath.Join("..", "..", "config", "crd", "bases", "redislock.io_redislocks.yaml"))
+	files, err := filepath.Glob(filepath.Join("..", "..", "config", "crd", "bases", "*.yaml"))
 	if err != nil {
 		return err
 	}
-	crd := &unstructured.Unstructured{}
-	if err := yaml.Unmarshal(file, &crd.Object); err != nil {
-		return err
-	}
-	err = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(crd), fieldOwner, client.ForceOwnership)
-	if err != nil {
-		return err
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		crd := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(content, &crd.Object); err != nil {
+			return err
+		}
+		err = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(crd), fieldOwner, client.ForceOwnership)
+		if err != nil {
+			return err
+		}
 	}
 	for {
-		var list v1alpha1.RedisLockList
-		err := c.List(ctx, &list)
+		err := errors.Join(c.List(ctx, &v1alpha1.RedisLockList{}), c.List(ctx, &v1alpha1.DebounceList{}))
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the API server does not serve RedisLocks: %w", err)
+			return fmt.Errorf("the API server does not serve RedisLocks and Debounces: %w", err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -468,12 +473,15 @@ func TestSamplesAreAccepted(t *testing.T) {
 func TestColumnsOfKubectlGet(t *testing.T) {
 	t.Parallel()
 	create(t, `{}`)
+	createDebounce(t, restart)
 	for _, test := range []struct {
 		args []string
 		want string
 	}{
 		{[]string{"get", "rlock", "-n", namespace}, "NAME STATE HOLDER FENCE AGE"},
 		{[]string{"get", "redislocks", "-n", namespace, "-o", "wide"}, "NAME STATE HOLDER FENCE AGE ACTIVE WAITING KEY STORE READY"},
+		{[]string{"get", "debounces", "-n", namespace}, "NAME STATE RUNS LAST-RUN DUE AGE"},
+		{[]string{"get", "debounce", "-n", namespace, "-o", "wide"}, "NAME STATE RUNS LAST-RUN DUE AGE OUTCOME CLUSTER CALLS KEY STORE READY"},
 	} {
 		out, err := apiserver.Kubectl(t.Context(), test.args...)
 		if err != nil {
@@ -489,10 +497,15 @@ func TestColumnsOfKubectlGet(t *testing.T) {
 // lock is a RedisLock as a person writes it, with a name of its own.
 func lock(t *testing.T, spec string) *unstructured.Unstructured {
 	t.Helper()
+	return object(t, "RedisLock", spec)
+}
+
+func object(t *testing.T, kind, spec string) *unstructured.Unstructured {
+	t.Helper()
 	object := &unstructured.Unstructured{}
-	object.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("RedisLock"))
+	object.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind(kind))
 	object.SetNamespace(namespace)
-	object.SetGenerateName("lock-")
+	object.SetGenerateName(strings.ToLower(kind) + "-")
 	setSpec(t, object, spec)
 	return object
 }
@@ -513,7 +526,11 @@ func setSpec(t *testing.T, object *unstructured.Unstructured, spec string) {
 // create stores a RedisLock until the end of the test.
 func create(t *testing.T, spec string) *unstructured.Unstructured {
 	t.Helper()
-	object := lock(t, spec)
+	return store(t, lock(t, spec))
+}
+
+func store(t *testing.T, object *unstructured.Unstructured) *unstructured.Unstructured {
+	t.Helper()
 	if err := c.Create(t.Context(), object); err != nil {
 		t.Fatal(err)
 	}

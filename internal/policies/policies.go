@@ -1,5 +1,5 @@
 // Package policies finds out whether the policies that keep guarded Jobs from running
-// without their lock are in force.
+// without their lock, and Debounces from being a way to more rights, are in force.
 //
 // It asks for the effect and not for the objects: a policy whose binding is missing or
 // names another one, or that the API server has not taken up yet, looks well and
@@ -25,6 +25,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 )
 
 const (
@@ -37,13 +39,14 @@ const (
 	askTimeout = 10 * time.Second
 )
 
-// policy is one of the three that are asked for, by the name that it has in metrics.
+// policy is one of those that are asked for, by the name that it has in metrics.
 type policy string
 
 const (
-	mutating policy = "mutating"
-	jobs     policy = "jobs"
-	cronJobs policy = "cronjobs"
+	mutating  policy = "mutating"
+	jobs      policy = "jobs"
+	cronJobs  policy = "cronjobs"
+	debounces policy = "debounces"
 )
 
 // verdict is what a question about a policy came to.
@@ -52,13 +55,14 @@ type verdict string
 const (
 	inForce verdict = "InForce"
 	missing verdict = "Missing"
-	// notServed: the API server does not know this kind of policy.
+	// notServed: the API server does not know this kind of policy, or the kind of object
+	// that it is about.
 	notServed verdict = "NotServed"
 )
 
 var inForceMetric = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 	Name: "redislock_policies_in_force",
-	Help: "1 while the admission policy acts, else 0. The mutating one has no value where the API server does not serve its kind.",
+	Help: "1 while the admission policy acts, else 0. One that the API server has no use for, because it does not serve its kind, has no value.",
 }, []string{"policy"})
 
 func init() {
@@ -141,9 +145,9 @@ func (c *Checker) ReadyzCheck(*http.Request) error {
 	defer c.mu.Unlock()
 	switch {
 	case !c.state.Checked && c.err != nil:
-		return fmt.Errorf("whether the policies for guarded Jobs are in force is not known: %w", c.err)
+		return fmt.Errorf("whether the policies for guarded Jobs and Debounces are in force is not known: %w", c.err)
 	case !c.state.Checked:
-		return errors.New("whether the policies for guarded Jobs are in force has not been looked at yet")
+		return errors.New("whether the policies for guarded Jobs and Debounces are in force has not been looked at yet")
 	case len(c.state.Missing) > 0:
 		return errors.New(strings.Join(c.state.Missing, "; "))
 	}
@@ -194,7 +198,7 @@ func (c *Checker) failed(err error) {
 	c.err = err
 	c.mu.Unlock()
 	if !again {
-		c.log.Error(err, "Looking whether the policies for guarded Jobs are in force")
+		c.log.Error(err, "Looking whether the policies for guarded Jobs and Debounces are in force")
 	}
 }
 
@@ -208,13 +212,13 @@ func (c *Checker) learned(state State) {
 		return
 	}
 	for _, what := range state.Missing {
-		c.log.Info("A POLICY FOR GUARDED JOBS IS NOT IN FORCE: Jobs may run without their lock", "policy", what)
+		c.log.Info("A POLICY IS NOT IN FORCE", "policy", what)
 	}
 	if state.NoMutating && !before.NoMutating {
 		c.log.Info("This API server has no MutatingAdmissionPolicy (Kubernetes 1.36): guarded Jobs must have suspend, the label and the environment variable in their templates, and are refused without; see docs/policies.md")
 	}
 	if len(state.Missing) == 0 {
-		c.log.Info("The policies for guarded Jobs are in force")
+		c.log.Info("The policies for guarded Jobs and Debounces are in force")
 	}
 	for _, f := range listeners {
 		f(state)
@@ -231,19 +235,18 @@ func (c *Checker) ask(ctx context.Context) (State, error) {
 		{mutating, c.askMutating},
 		{jobs, c.askJobs},
 		{cronJobs, c.askCronJobs},
+		{debounces, c.askDebounces},
 	} {
 		v, err := question.ask(ctx)
 		if err != nil {
 			return State{}, fmt.Errorf("asking for the policy %s by a dry run in namespace %s: %w", question.policy, c.namespace, err)
 		}
 		verdicts[question.policy] = v
-		switch v {
-		case missing:
+		if v == missing {
 			state.Missing = append(state.Missing, words[question.policy])
-		case notServed:
-			state.NoMutating = true
 		}
 	}
+	state.NoMutating = verdicts[mutating] == notServed
 	measure(verdicts)
 	return state, nil
 }
@@ -254,6 +257,8 @@ var words = map[policy]string{
 	jobs: "the ValidatingAdmissionPolicy guarded-jobs is not in force, so guarded Jobs may be started by anyone: " +
 		"apply config/policies with its bindings, and see that each binding's spec.policyName is the policy's name",
 	cronJobs: "the ValidatingAdmissionPolicy guarded-cronjobs is not in force, so CronJobs whose Jobs cannot be guarded are let in: " +
+		"apply config/policies with its bindings, and see that each binding's spec.policyName is the policy's name",
+	debounces: "the ValidatingAdmissionPolicy debounces is not in force, so the operator does for whoever writes a Debounce what he may not do himself: " +
 		"apply config/policies with its bindings, and see that each binding's spec.policyName is the policy's name",
 }
 
@@ -275,6 +280,7 @@ func measure(verdicts map[policy]verdict) {
 //
 // +kubebuilder:rbac:groups=batch,resources=jobs;cronjobs,verbs=create
 // +kubebuilder:rbac:groups=redislock.io,resources=redislocks,verbs=guard
+// +kubebuilder:rbac:groups=redislock.io,resources=debounces,verbs=create
 
 // askMutating has a Job created that lacks all that the policy adds.
 func (c *Checker) askMutating(ctx context.Context) (verdict, error) {
@@ -308,6 +314,15 @@ func (c *Checker) askJobs(ctx context.Context) (verdict, error) {
 // askCronJobs has a CronJob created that replaces its Jobs.
 func (c *Checker) askCronJobs(ctx context.Context) (verdict, error) {
 	return refused(c.client.Create(ctx, probeCronJob(c.namespace), client.DryRunAll), "concurrencyPolicy")
+}
+
+// askDebounces has a Debounce created that nobody may write, whatever he may do.
+func (c *Checker) askDebounces(ctx context.Context) (verdict, error) {
+	err := c.client.Create(ctx, probeDebounce(c.namespace), client.DryRunAll)
+	if meta.IsNoMatchError(err) {
+		return notServed, nil
+	}
+	return refused(err, v1alpha1.RunAnnotation)
 }
 
 func refused(err error, words string) (verdict, error) {

@@ -22,6 +22,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 )
 
 // apiServer answers as one with these policies does. What the policies themselves do is
@@ -29,6 +31,8 @@ import (
 type apiServer struct {
 	mu                       sync.Mutex
 	mutating, jobs, cronJobs bool
+	// debounces: the policy is in force; noDebounces: the kind is not known.
+	debounces, noDebounces bool
 	// err is the answer to everything.
 	err   error
 	asked int
@@ -66,6 +70,13 @@ func (s *apiServer) create(_ context.Context, _ client.WithWatch, object client.
 		if s.cronJobs && object.Spec.ConcurrencyPolicy == batchv1.ReplaceConcurrent {
 			return refusal("set concurrencyPolicy to Forbid")
 		}
+	case *v1alpha1.Debounce:
+		if s.noDebounces {
+			return &meta.NoKindMatchError{GroupKind: v1alpha1.SchemeGroupVersion.WithKind("Debounce").GroupKind()}
+		}
+		if _, ok := object.Spec.Action.Job.Template.Annotations[v1alpha1.RunAnnotation]; s.debounces && ok {
+			return refusal("take out " + v1alpha1.RunAnnotation)
+		}
 	}
 	return nil
 }
@@ -102,32 +113,40 @@ func TestWhatTheAnswersSay(t *testing.T) {
 		metrics string
 	}{
 		{
-			name: "all in force", server: &apiServer{mutating: true, jobs: true, cronJobs: true},
+			name: "all in force", server: &apiServer{mutating: true, jobs: true, cronJobs: true, debounces: true},
+			metrics: `cronjobs 1, debounces 1, jobs 1, mutating 1`,
+		},
+		{
+			name: "none in force", server: &apiServer{}, missing: []string{"MutatingAdmissionPolicy guarded-jobs", "ValidatingAdmissionPolicy guarded-jobs", "guarded-cronjobs", "ValidatingAdmissionPolicy debounces"},
+			metrics: `cronjobs 0, debounces 0, jobs 0, mutating 0`,
+		},
+		{
+			name: "not the mutating one", server: &apiServer{jobs: true, cronJobs: true, debounces: true}, missing: []string{"MutatingAdmissionPolicy guarded-jobs"},
+			metrics: `cronjobs 1, debounces 1, jobs 1, mutating 0`,
+		},
+		{
+			name: "not the one for Jobs", server: &apiServer{mutating: true, cronJobs: true, debounces: true}, missing: []string{"ValidatingAdmissionPolicy guarded-jobs"},
+			metrics: `cronjobs 1, debounces 1, jobs 0, mutating 1`,
+		},
+		{
+			name: "not the one for CronJobs", server: &apiServer{mutating: true, jobs: true, debounces: true}, missing: []string{"guarded-cronjobs"},
+			metrics: `cronjobs 0, debounces 1, jobs 1, mutating 1`,
+		},
+		{
+			name: "not the one for Debounces", server: &apiServer{mutating: true, jobs: true, cronJobs: true}, missing: []string{"ValidatingAdmissionPolicy debounces"},
+			metrics: `cronjobs 1, debounces 0, jobs 1, mutating 1`,
+		},
+		{
+			name: "no Debounces to have one for", server: &apiServer{mutating: true, jobs: true, cronJobs: true, noDebounces: true},
 			metrics: `cronjobs 1, jobs 1, mutating 1`,
 		},
 		{
-			name: "none in force", server: &apiServer{}, missing: []string{"MutatingAdmissionPolicy guarded-jobs", "ValidatingAdmissionPolicy guarded-jobs", "guarded-cronjobs"},
-			metrics: `cronjobs 0, jobs 0, mutating 0`,
+			name: "an API server without the kind", server: &apiServer{jobs: true, cronJobs: true, debounces: true}, old: true,
+			metrics: `cronjobs 1, debounces 1, jobs 1`,
 		},
 		{
-			name: "not the mutating one", server: &apiServer{jobs: true, cronJobs: true}, missing: []string{"MutatingAdmissionPolicy guarded-jobs"},
-			metrics: `cronjobs 1, jobs 1, mutating 0`,
-		},
-		{
-			name: "not the one for Jobs", server: &apiServer{mutating: true, cronJobs: true}, missing: []string{"ValidatingAdmissionPolicy guarded-jobs"},
-			metrics: `cronjobs 1, jobs 0, mutating 1`,
-		},
-		{
-			name: "not the one for CronJobs", server: &apiServer{mutating: true, jobs: true}, missing: []string{"guarded-cronjobs"},
-			metrics: `cronjobs 0, jobs 1, mutating 1`,
-		},
-		{
-			name: "an API server without the kind", server: &apiServer{jobs: true, cronJobs: true}, old: true,
-			metrics: `cronjobs 1, jobs 1`,
-		},
-		{
-			name: "one without the kind and the policy for Jobs", server: &apiServer{cronJobs: true}, old: true, missing: []string{"ValidatingAdmissionPolicy guarded-jobs"},
-			metrics: `cronjobs 1, jobs 0`,
+			name: "one without the kind and the policy for Jobs", server: &apiServer{cronJobs: true, debounces: true}, old: true, missing: []string{"ValidatingAdmissionPolicy guarded-jobs"},
+			metrics: `cronjobs 1, debounces 1, jobs 0`,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -188,7 +207,7 @@ func TestAnotherRefusalSaysNothingAboutThePolicies(t *testing.T) {
 			g.Expect(c.State()).To(Equal(State{}))
 			g.Expect(c.ReadyzCheck(nil)).To(MatchError(And(ContainSubstring("is not known"), ContainSubstring(err.Error()), ContainSubstring("namespace operators"))))
 
-			s.change(func(s *apiServer) { s.err, s.mutating, s.jobs, s.cronJobs = nil, true, true, true })
+			s.change(func(s *apiServer) { s.err, s.mutating, s.jobs, s.cronJobs, s.debounces = nil, true, true, true, true })
 			g.Expect(c.look(t.Context())).To(Equal(lookEvery))
 			g.Expect(c.ReadyzCheck(nil)).To(Succeed())
 
@@ -229,7 +248,7 @@ func TestItLooksUntilAllIsInForceAndWhenItIsTold(t *testing.T) {
 	go func() { ended <- c.Start(ctx) }()
 	g.Eventually(asked).Should(BeNumerically(">", 10))
 	g.Expect(told()).To(Equal(1))
-	s.change(func(s *apiServer) { s.mutating, s.jobs, s.cronJobs = true, true, true })
+	s.change(func(s *apiServer) { s.mutating, s.jobs, s.cronJobs, s.debounces = true, true, true, true })
 	// A look that is under way may see some of them.
 	g.Eventually(func() error { return c.ReadyzCheck(nil) }).Should(Succeed())
 	g.Eventually(told).Should(BeNumerically(">=", 2))

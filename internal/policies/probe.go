@@ -86,3 +86,19 @@ func probeCronJob(namespace string) *batchv1.CronJob {
 		},
 	}
 }
+
+// probeDebounce is a Debounce that the policy refuses, for its Jobs would say about
+// themselves what only the operator may.
+func probeDebounce(namespace string) *v1alpha1.Debounce {
+	job := probeJob(namespace)
+	return &v1alpha1.Debounce{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, GenerateName: probeName + "-"},
+		Spec: v1alpha1.DebounceSpec{
+			Suspend: new(true),
+			Action: v1alpha1.DebounceAction{Job: &v1alpha1.JobAction{Template: batchv1.JobTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.RunAnnotation: probeName}},
+				Spec:       job.Spec,
+			}}},
+		},
+	}
+}

@@ -22,8 +22,11 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/policies"
 	"github.com/redislock-operator/redislock-operator/test/children"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
@@ -98,7 +101,7 @@ func Install(ctx context.Context, c *cluster.Cluster) error {
 	if _, err := c.KubectlInput(ctx, manifests, "apply", "--server-side", "-f", "-"); err != nil {
 		return err
 	}
-	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/redislocks.redislock.io"); err != nil {
+	if _, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/redislocks.redislock.io", "crd/debounces.redislock.io"); err != nil {
 		return err
 	}
 	kube, err := NewClient(c.RESTConfig())

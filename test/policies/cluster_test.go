@@ -260,6 +260,7 @@ func TestTheCheckerSeesWhatIsNotInForce(t *testing.T) {
 	mutatingBinding := &admissionregistrationv1.MutatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: "redislock-guarded-jobs"}}
 	jobsOut, jobsBack := removeAndRestore(binding("redislock-guarded-jobs"))
 	cronJobsOut, cronJobsBack := removeAndRestore(binding("redislock-guarded-cronjobs"))
+	debouncesOut, debouncesBack := removeAndRestore(binding("redislock-debounces"))
 	mutatingOut, mutatingBack := removeAndRestore(mutatingBinding.DeepCopy())
 	policyOut, policyBack := removeAndRestore(&admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "redislock-guarded-jobs"}})
 	for _, tc := range []struct {
@@ -269,6 +270,7 @@ func TestTheCheckerSeesWhatIsNotInForce(t *testing.T) {
 	}{
 		{"no binding for Jobs", jobsOut, jobsBack, "ValidatingAdmissionPolicy guarded-jobs"},
 		{"no binding for CronJobs", cronJobsOut, cronJobsBack, "ValidatingAdmissionPolicy guarded-cronjobs"},
+		{"no binding for Debounces", debouncesOut, debouncesBack, "ValidatingAdmissionPolicy debounces"},
 		{"no binding of the mutating policy", mutatingOut, mutatingBack, "MutatingAdmissionPolicy guarded-jobs"},
 		{"no policy for Jobs", policyOut, policyBack, "ValidatingAdmissionPolicy guarded-jobs"},
 		{
@@ -336,7 +338,7 @@ func TestNames(t *testing.T) {
 					followed++
 				}
 			}
-			g.Expect(followed).To(Equal(5))
+			g.Expect(followed).To(Equal(6))
 		})
 	}
 }
@@ -362,7 +364,7 @@ func TestTheAPIServerUnderstandsThePolicies(t *testing.T) {
 	g.Eventually(func(g Gomega) {
 		var list admissionregistrationv1.ValidatingAdmissionPolicyList
 		g.Expect(s.root.List(t.Context(), &list)).To(Succeed())
-		g.Expect(list.Items).To(HaveLen(4))
+		g.Expect(list.Items).To(HaveLen(5))
 		for _, policy := range list.Items {
 			g.Expect(policy.Status.TypeChecking).NotTo(BeNil(), policy.Name)
 			g.Expect(policy.Status.TypeChecking.ExpressionWarnings).To(BeEmpty(), policy.Name)

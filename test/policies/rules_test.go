@@ -54,7 +54,7 @@ func everyRuleRefused() error {
 	denials.Lock()
 	defer denials.Unlock()
 	var unseen []error
-	for _, file := range []string{"jobs.yaml", "cronjobs.yaml"} {
+	for _, file := range []string{"jobs.yaml", "cronjobs.yaml", "debounces.yaml"} {
 		content, err := os.ReadFile(filepath.Join(root, "config", "policies", file))
 		if err != nil {
 			return err

@@ -32,6 +32,26 @@ import (
 func ForKind(kind schema.GroupVersionKind) interface{} {
 	switch kind {
 	// Group=redislock.io, Version=v1alpha1
+	case v1alpha1.SchemeGroupVersion.WithKind("ConfigMapContent"):
+		return &apiv1alpha1.ConfigMapContentApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ConfigMapTrigger"):
+		return &apiv1alpha1.ConfigMapTriggerApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Debounce"):
+		return &apiv1alpha1.DebounceApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DebounceAction"):
+		return &apiv1alpha1.DebounceActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DebounceRun"):
+		return &apiv1alpha1.DebounceRunApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DebounceSpec"):
+		return &apiv1alpha1.DebounceSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DebounceStatus"):
+		return &apiv1alpha1.DebounceStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DebounceTriggers"):
+		return &apiv1alpha1.DebounceTriggersApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("HTTPAction"):
+		return &apiv1alpha1.HTTPActionApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("JobAction"):
+		return &apiv1alpha1.JobActionApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("LockGrant"):
 		return &apiv1alpha1.LockGrantApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("LockHolder"):
@@ -42,6 +62,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.RedisLockSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RedisLockStatus"):
 		return &apiv1alpha1.RedisLockStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("RestartAction"):
+		return &apiv1alpha1.RestartActionApplyConfiguration{}
 
 	}
 	return nil
