@@ -163,7 +163,9 @@ func (h *handler) doubt(err error) error {
 	if errors.As(err, &refused) || errors.Is(err, context.Canceled) {
 		return err
 	}
-	h.doubtsLog.Do(func() { h.log.Error(err, "Calls are refused: the API server does not say who calls, or whether he may") })
+	h.doubtsLog.Do(func() {
+		h.log.Error(err, "Calls are refused: the API server does not say who calls, or whether he may")
+	})
 	return refuse(http.StatusServiceUnavailable, reasonAPIUnavailable,
 		"the API server, which has to say who calls and whether he may, does not answer: try again").after(time.Second)
 }

@@ -175,4 +175,3 @@ func (l debugLog) Write(line []byte) (int, error) {
 }
 
 var _ manager.LeaderElectionRunnable = (*Server)(nil)
-
