@@ -48,7 +48,7 @@ func (r *DebounceReconciler) action(d *v1alpha1.Debounce) debounce.Action {
 			}
 		}
 		if !run.Resumed {
-			measureClaim(object, run.Claimed.Sub(run.First))
+			measureDebounceClaim(object, run.Claimed.Sub(run.First))
 			r.Recorder.Eventf(d, nil, corev1.EventTypeNormal, string(EventRunStarted), string(ActionRun),
 				"generation %d runs for %d calls%s", run.Generation, run.Calls, attemptOf(run))
 		}
@@ -63,7 +63,7 @@ func (r *DebounceReconciler) action(d *v1alpha1.Debounce) debounce.Action {
 		case err != nil:
 			outcome, kind, reason, message = v1alpha1.RunFailed, corev1.EventTypeWarning, EventRunFailed, err.Error()
 		}
-		measureRun(object, outcome, time.Since(began))
+		measureDebounceRun(object, outcome, time.Since(began))
 		r.Recorder.Eventf(d, nil, kind, string(reason), string(ActionRun), "generation %d: %s", run.Generation, message)
 		return err
 	}

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -126,20 +127,17 @@ func (r *DebounceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 	}
 
 	v := debounceView{debounce: d, now: time.Now(), clusterName: r.Config.ClusterName}
-	spec, problem := r.debounceSpec(d)
-	v.key, v.problem = spec.Key, problem
-	if problem == nil {
+	spec, p := r.debounceSpec(d)
+	v.key, v.problem = spec.Key, p
+	if p == nil {
 		if err := r.Runners.Ensure(req.NamespacedName, d.UID, spec, r.action(d)); err != nil {
-			v.problem = noProblem(v1alpha1.ReasonActionInvalid, err)
+			v.problem = &problem{v1alpha1.ReasonActionInvalid, err.Error()}
 		}
 	} else {
 		r.Runners.Stop(req.NamespacedName)
 	}
-	triggers, problem, failed := r.trigger(ctx, d, m, v.problem == nil)
-	if v.problem == nil {
-		v.problem = problem
-	}
-	v.triggers = triggers
+	triggers, p, failed := r.trigger(ctx, d, m, v.problem == nil)
+	v.triggers, v.problem = triggers, cmp.Or(v.problem, p)
 	v.observation = r.Runners.Get(req.NamespacedName, d.UID)
 	if store := r.Stores.Get(debounceStore(d)); store != nil {
 		v.store = ptr.To(store.State())
@@ -182,4 +180,3 @@ func (r *DebounceReconciler) forget(object types.NamespacedName) {
 	delete(r.memory, object)
 	forgetDebounce(object)
 }
-

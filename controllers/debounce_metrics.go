@@ -45,15 +45,15 @@ func measureDebounce(object types.NamespacedName, state v1alpha1.LockState) {
 	debounceOpenMetric.WithLabelValues(object.Namespace, object.Name).Set(open)
 }
 
-func measureCall(object types.NamespacedName, trigger string) {
+func measureDebounceCall(object types.NamespacedName, trigger string) {
 	debounceCallsMetric.WithLabelValues(object.Namespace, object.Name, trigger).Inc()
 }
 
-func measureClaim(object types.NamespacedName, waited time.Duration) {
+func measureDebounceClaim(object types.NamespacedName, waited time.Duration) {
 	debounceDelayMetric.WithLabelValues(object.Namespace, object.Name).Observe(waited.Seconds())
 }
 
-func measureRun(object types.NamespacedName, outcome v1alpha1.RunOutcome, took time.Duration) {
+func measureDebounceRun(object types.NamespacedName, outcome v1alpha1.RunOutcome, took time.Duration) {
 	debounceRunsMetric.WithLabelValues(object.Namespace, object.Name, string(outcome)).Inc()
 	debounceRunSecondsMetric.WithLabelValues(object.Namespace, object.Name).Observe(took.Seconds())
 }

@@ -51,10 +51,10 @@ func (r *DebounceReconciler) debounceSpec(d *v1alpha1.Debounce) (debounce.Spec, 
 
 // debounceClient finds the store, or what is wrong with key or store.
 func debounceClient(d *v1alpha1.Debounce, cfg config.Config, list *stores.Stores) (*redislock.Client, *problem) {
-	if d.Spec.Key != "" && !cfg.KeyAllowed(debouncePrefix, d.Namespace, d.Spec.Key) {
+	if d.Spec.Key != "" && !cfg.KeyAllowed(config.DebounceKey, d.Namespace, d.Spec.Key) {
 		return nil, &problem{v1alpha1.ReasonKeyNotAllowed, fmt.Sprintf(
 			"the key %q does not begin with %q, and the operator's key policy does not allow it to namespace %s: use another key or ask the operator's administrator for leave",
-			d.Spec.Key, debouncePrefix+":"+d.Namespace+":", d.Namespace)}
+			d.Spec.Key, config.DebounceKey.Prefix(d.Namespace), d.Namespace)}
 	}
 	store := list.Get(debounceStore(d))
 	if store == nil {
@@ -69,12 +69,10 @@ func debounceClient(d *v1alpha1.Debounce, cfg config.Config, list *stores.Stores
 	return client, nil
 }
 
-const debouncePrefix = "debounce"
-
 func debounceKey(d *v1alpha1.Debounce, clusterUID string) string {
 	key := d.Spec.Key
 	if key == "" {
-		key = debouncePrefix + ":" + d.Namespace + ":" + d.Name
+		key = config.DebounceKey.Prefix(d.Namespace) + d.Name
 	}
 	if d.Spec.Scope == v1alpha1.ScopeCluster {
 		key += ":" + clusterUID
@@ -104,4 +102,3 @@ func clusterOf(s string) string {
 	}
 	return parts[1][:min(len(parts[1]), 253)]
 }
-

@@ -113,7 +113,7 @@ func (r *DebounceReconciler) call(ctx context.Context, d *v1alpha1.Debounce, tri
 		return fmt.Errorf("recording a call by %s: %w", trigger, err)
 	}
 	if there {
-		measureCall(client.ObjectKeyFromObject(d), trigger)
+		measureDebounceCall(client.ObjectKeyFromObject(d), trigger)
 	}
 	return nil
 }
@@ -167,4 +167,3 @@ func shortCall(value string) string {
 	sum := sha256.Sum256([]byte(value))
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
-

@@ -36,8 +36,10 @@ import (
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/controllers"
+	"github.com/redislock-operator/redislock-operator/internal/callapi"
 	"github.com/redislock-operator/redislock-operator/internal/campaign"
 	"github.com/redislock-operator/redislock-operator/internal/config"
+	"github.com/redislock-operator/redislock-operator/internal/debounce"
 	"github.com/redislock-operator/redislock-operator/internal/devstore"
 	"github.com/redislock-operator/redislock-operator/internal/leader"
 	"github.com/redislock-operator/redislock-operator/internal/policies"
@@ -63,6 +65,7 @@ type options struct {
 	metricsAddress  string
 	metricsSecure   bool
 	metricsCertDir  string
+	calls           callapi.Options
 	healthAddress   string
 	printVersion    bool
 	logging         zap.Options
@@ -82,6 +85,7 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "Where metrics are served; 0 switches them off.")
 	fs.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics by HTTPS, to those who may get /metrics.")
 	fs.StringVar(&o.metricsCertDir, "metrics-cert-dir", "", "A folder with tls.crt and tls.key for metrics. Default: a certificate signed by itself.")
+	o.calls.Bind(fs)
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 switches them off.")
 	fs.BoolVar(&o.printVersion, "version", false, "Print the version and exit.")
 	o.logging.BindFlags(fs)
@@ -166,12 +170,13 @@ func run(ctx context.Context, o options) error {
 		sure = func() bool { return true }
 	}
 	campaigns := campaign.NewRegistry(leads, log.WithName("campaign"))
+	runners := debounce.NewRunners(log.WithName("debounce"))
 	// Leases are left behind before the manager's own is given up, so that the next
 	// leader finds them stopped.
 	leave := func() {
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 		defer cancel()
-		if err := campaigns.Leave(bounded); err != nil {
+		if err := errors.Join(runners.Leave(bounded), campaigns.Leave(bounded)); err != nil {
 			log.Error(err, "Leaving leases to the next leader")
 		}
 	}
@@ -182,8 +187,23 @@ func run(ctx context.Context, o options) error {
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("redislock-operator"),
 		Config: cfg, Stores: list, Campaigns: campaigns, Leads: sure, ClusterUID: uid, Namespace: election.Namespace(), Unguarded: checker.Recheck,
 	}
+	contents, configMaps, err := debounce.NewContents(restConfig, mgr.GetScheme(), cfg.WatchNamespaces)
+	if err != nil {
+		return fmt.Errorf("setting up the manager: %w", err)
+	}
+	live, err := client.NewWithWatch(restConfig, client.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("setting up the manager: %w", err)
+	}
+	debounces := &controllers.DebounceReconciler{
+		Client: mgr.GetClient(), Live: live, Recorder: mgr.GetEventRecorder("redislock-operator"),
+		Config: cfg, Stores: list, Runners: runners, Contents: contents, Leads: sure, ClusterUID: uid,
+	}
 	for _, err := range []error{
 		reconciler.SetupWithManager(mgr),
+		debounces.SetupWithManager(mgr),
+		mgr.Add(configMaps),
+		callapi.AddToManager(mgr, &controllers.DebounceCaller{Reader: mgr.GetClient(), Config: cfg, Stores: list, ClusterUID: uid}, o.calls),
 		mgr.Add(list),
 		mgr.Add(checker),
 		mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {

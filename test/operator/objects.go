@@ -31,7 +31,7 @@ func NewClient(config *rest.Config) (client.WithWatch, error) {
 // manager's help.
 func Clean(ctx context.Context, kube client.Client, namespace string) error {
 	// CronJobs first, or they make their Jobs again.
-	for _, list := range []client.ObjectList{&batchv1.CronJobList{}, &batchv1.JobList{}, &v1alpha1.RedisLockList{}} {
+	for _, list := range []client.ObjectList{&batchv1.CronJobList{}, &v1alpha1.DebounceList{}, &batchv1.JobList{}, &v1alpha1.RedisLockList{}} {
 		if err := kube.List(ctx, list, client.InNamespace(namespace)); err != nil {
 			return err
 		}

@@ -22,11 +22,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/policies"
 	"github.com/redislock-operator/redislock-operator/test/children"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
@@ -162,6 +159,7 @@ type Manager struct {
 	args    []string
 	health  *ports.Port
 	metrics *ports.Port
+	calls   *ports.Port
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
@@ -186,12 +184,17 @@ func NewManager(c *cluster.Cluster, opts Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{opts: opts, health: health, metrics: metrics, args: []string{
+	calls, err := ports.Reserve()
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{opts: opts, health: health, metrics: metrics, calls: calls, args: []string{
 		"--kubeconfig=" + kubeconfig,
 		"--leader-election-namespace=" + Namespace,
 		"--health-probe-bind-address=" + health.Addr(),
 		"--metrics-bind-address=" + metrics.Addr(),
 		"--metrics-secure=false",
+		"--call-bind-address=" + calls.Addr(),
 	}}
 	if opts.ClusterName != "" {
 		m.args = append(m.args, "--cluster-name="+opts.ClusterName)
@@ -260,6 +263,11 @@ func (m *Manager) Metrics(ctx context.Context) (string, error) {
 	return get(ctx, "http://"+m.metrics.Addr()+"/metrics")
 }
 
+// CallURL is where a Debounce is called by HTTPS.
+func (m *Manager) CallURL(namespace, name string) string {
+	return "https://" + m.calls.Addr() + "/v1/namespaces/" + namespace + "/debounces/" + name + "/call"
+}
+
 // Stop ends the manager as Kubernetes does, by SIGTERM, and waits for it.
 func (m *Manager) Stop() error { return m.end(syscall.SIGTERM) }
 
@@ -290,6 +298,7 @@ func (m *Manager) end(signal syscall.Signal) error {
 func (m *Manager) Close() error {
 	defer m.health.Release()
 	defer m.metrics.Release()
+	defer m.calls.Release()
 	return m.Kill()
 }
 
