@@ -11,16 +11,17 @@ import (
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/campaign"
+	"github.com/redislock-operator/redislock-operator/internal/config"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
 // spec works out what a campaign is to do, or why there can be none.
 func (r *RedisLockReconciler) spec(lock *v1alpha1.RedisLock) (campaign.Spec, *problem) {
 	key := lockKey(lock)
-	if !r.Config.KeyAllowed(lock.Namespace, key) {
+	if !r.Config.KeyAllowed(config.LockKey, lock.Namespace, key) {
 		return campaign.Spec{}, &problem{v1alpha1.ReasonKeyNotAllowed, fmt.Sprintf(
 			"the key %q does not begin with %q, and the operator's key policy does not allow it to namespace %s: use another key or ask the operator's administrator for leave",
-			key, "lock:"+lock.Namespace+":", lock.Namespace)}
+			key, config.LockKey.Prefix(lock.Namespace), lock.Namespace)}
 	}
 	if err := redislock.ValidateKey(key); err != nil {
 		return campaign.Spec{}, &problem{v1alpha1.ReasonKeyNotAllowed, err.Error()}

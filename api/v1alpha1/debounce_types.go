@@ -300,7 +300,7 @@ type HTTPAction struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:XValidation:rule="self.matches('^https?://([A-Za-z0-9_.-]+|[[][0-9A-Fa-f:.]+[]])(:[0-9]{1,5})?([/?][!-~]*)?$') && !self.contains('#') && isURL(self)",message="url must be http:// or https:// with a host, without user and password, fragment (#), spaces or characters that are not ASCII: for instance https://cache.example.com/purge; secrets belong into headerFiles of the operator's configuration"
-	// +kubebuilder:validation:XValidation:rule="!self.matches('/[.][.]?([/?]|$)') && !self.contains('\\\\')",message="url must not have '.' or '..' as a part of its path, nor a backslash: write the path that is meant"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^https?://[^/?]+[^?]*(//|/[.][.]?([/?]|$)|;|%2[5eEfF]|%3[bB]|%5[cC]|%[01]|%7[fF])') && !self.contains('\\\\')",message="url must have no part of its path that is empty, '.' or '..', and in its path no ';', no backslash, and neither these nor '/', '%' or control characters as an escape: write the path that is meant"
 	URL string `json:"url,omitempty"`
 
 	// attempts is how often the request is tried in one run, with growing pauses

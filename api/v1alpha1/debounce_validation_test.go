@@ -62,7 +62,7 @@ func TestSpecOfADebounceIsAccepted(t *testing.T) {
 		"no Jobs kept":                       `{action: {job: {successfulJobsHistoryLimit: 0, failedJobsHistoryLimit: 0, template: {spec: {template: {spec: ` + pod + `}}}}}}`,
 		"a request":                          http("https://cache.example.com/purge"),
 		"a request without TLS":              http("http://cache"),
-		"a request with a port and query":    http("https://cache.example.com:8443/a/b..c/.d?x=1&y=/z"),
+		"a request with a port and query":    http("https://cache.example.com:8443/a/b..c/.d/?x=1&y=/z//../%2f;"),
 		"a request to an IPv6 address":       http("https://[fd00::1]:8443/"),
 		"a request with an escape":           http("https://cache.example.com/a%20b"),
 		"a request, all of it":               `{action: {http: {url: "https://a", attempts: 20, timeout: 1m}}}`,
@@ -102,7 +102,7 @@ func TestSpecOfADebounceIsRefusedWithAdvice(t *testing.T) {
 	const (
 		one         = "action must have exactly one of job, restart and http: write one of them and take the others out"
 		url         = "url must be http:// or https:// with a host, without user and password"
-		dots        = "url must not have '.' or '..' as a part of its path, nor a backslash"
+		dots        = "url must have no part of its path that is empty, '.' or '..'"
 		wait        = "wait must be a duration from 10ms to 24h, written with the units h, m, s and ms in this order: for instance 1s or 500ms"
 		maxWait     = "maxWait must be a duration from 10ms to 24h, written with the units h, m, s and ms in this order: for instance 10s"
 		longer      = "maxWait must be at least wait: lengthen maxWait, shorten wait, or leave maxWait out"
@@ -154,6 +154,13 @@ func TestSpecOfADebounceIsRefusedWithAdvice(t *testing.T) {
 		"up at the end":                  {http("https://cache/a/.."), "spec.action.http.url", dots},
 		"up before a query":              {http("https://cache/a/..?x"), "spec.action.http.url", dots},
 		"a dot in the path":              {http("https://cache/./a"), "spec.action.http.url", dots},
+		"an empty part":                 {http("https://cache//a"), "spec.action.http.url", dots},
+		"a parameter":                   {http("https://cache/..;/a"), "spec.action.http.url", dots},
+		"up, escaped":                   {http("https://cache/%2e%2E/a"), "spec.action.http.url", dots},
+		"a slash, escaped":              {http("https://cache/a%2fb"), "spec.action.http.url", dots},
+		"a backslash, escaped":          {http("https://cache/a%5Cb"), "spec.action.http.url", dots},
+		"escaped twice":                 {http("https://cache/%252e%252e/a"), "spec.action.http.url", dots},
+		"a line break, escaped":         {http("https://cache/a%0ab"), "spec.action.http.url", dots},
 		"a backslash":                    {http(`https://cache/a\b`), "spec.action.http.url", dots},
 		"a long URL":                     {http("https://cache/" + strings.Repeat("a", 2048)), "spec.action.http.url", "2048"},
 		"no attempt":                     {`{action: {http: {url: "https://a", attempts: 0}}}`, "spec.action.http.attempts", "greater than or equal to 1"},

@@ -23,8 +23,11 @@ type Config struct {
 	ClusterName string `json:"clusterName,omitempty"`
 	// Stores are the Redis deployments that RedisLocks may name.
 	Stores []Store `json:"stores,omitempty"`
-	// KeyPolicy allows namespaces keys outside their own prefix, lock:<namespace>:.
+	// KeyPolicy allows namespaces keys outside their own prefixes, lock:<namespace>: and
+	// debounce:<namespace>:.
 	KeyPolicy []KeyRule `json:"keyPolicy,omitempty"`
+	// HTTPTargets are where Debounces may send requests; none: nowhere.
+	HTTPTargets []HTTPTarget `json:"httpTargets,omitempty"`
 	// WatchNamespaces limits the manager to some namespaces; empty: all.
 	WatchNamespaces []string `json:"watchNamespaces,omitempty"`
 }
@@ -161,6 +164,11 @@ func (c *Config) Validate() error {
 			wrong("keyPolicy[%d]: prefixes: list at least one; \"\" allows every key", i)
 		}
 	}
+	for i := range c.HTTPTargets {
+		if err := c.HTTPTargets[i].validate(); err != nil {
+			wrong("httpTargets[%d]: %w", i, err)
+		}
+	}
 	for i, namespace := range c.WatchNamespaces {
 		if !label.MatchString(namespace) {
 			wrong("watchNamespaces[%d]: %q is no name of a namespace", i, namespace)
@@ -187,9 +195,20 @@ func (s *Store) validate() error {
 	return nil
 }
 
-// KeyAllowed says whether objects of a namespace may use a key.
-func (c *Config) KeyAllowed(namespace, key string) bool {
-	if strings.HasPrefix(key, "lock:"+namespace+":") {
+// KeyKind is what keys of a kind of object begin with, before the namespace.
+type KeyKind string
+
+const (
+	LockKey     KeyKind = "lock"
+	DebounceKey KeyKind = "debounce"
+)
+
+// Prefix is how the keys begin that objects of this kind in a namespace may always use.
+func (k KeyKind) Prefix(namespace string) string { return string(k) + ":" + namespace + ":" }
+
+// KeyAllowed says whether objects of a kind in a namespace may use a key.
+func (c *Config) KeyAllowed(kind KeyKind, namespace, key string) bool {
+	if strings.HasPrefix(key, kind.Prefix(namespace)) {
 		return true
 	}
 	for _, rule := range c.KeyPolicy {

@@ -57,6 +57,11 @@ stores:
 keyPolicy:
 - namespace: team-*
   prefixes: ["legacy:"]
+httpTargets:
+- urlPrefix: https://cache.example.com/purge
+  namespaces: [shop, team-*]
+  caFile: /t/ca.crt
+  headerFiles: {Authorization: /t/authorization}
 watchNamespaces: [a, b]
 `), nil, nil)
 	g.Expect(err).NotTo(HaveOccurred())
@@ -66,7 +71,11 @@ watchNamespaces: [a, b]
 			Name: "default", URL: "rediss://redis:6379/0", UsernameFile: "/s/username", PasswordFile: "/s/password",
 			CAFile: "/s/ca.crt", CertFile: "/s/tls.crt", KeyFile: "/s/tls.key", ServerName: "redis.example.com",
 		}, {Name: "payments", URLFile: "/s/url"}},
-		KeyPolicy:       []KeyRule{{Namespace: "team-*", Prefixes: []string{"legacy:"}}},
+		KeyPolicy: []KeyRule{{Namespace: "team-*", Prefixes: []string{"legacy:"}}},
+		HTTPTargets: []HTTPTarget{{
+			URLPrefix: "https://cache.example.com/purge", Namespaces: []string{"shop", "team-*"},
+			CAFile: "/t/ca.crt", HeaderFiles: map[string]string{"Authorization": "/t/authorization"},
+		}},
 		WatchNamespaces: []string{"a", "b"},
 	}))
 }
@@ -229,8 +238,23 @@ func TestKeyAllowed(t *testing.T) {
 	} {
 		t.Run(tc.namespace+" "+tc.key, func(t *testing.T) {
 			t.Parallel()
-			NewWithT(t).Expect(policy.KeyAllowed(tc.namespace, tc.key)).To(Equal(tc.want))
+			NewWithT(t).Expect(policy.KeyAllowed(LockKey, tc.namespace, tc.key)).To(Equal(tc.want))
 		})
+	}
+}
+
+func TestEachKindHasKeysOfItsOwn(t *testing.T) {
+	t.Parallel()
+	g := NewWithT(t)
+	policy := Config{KeyPolicy: []KeyRule{{Namespace: "billing", Prefixes: []string{"shared:", "lock:billing:calls:"}}}}
+	g.Expect(policy.KeyAllowed(DebounceKey, "billing", "debounce:billing:purge")).To(BeTrue())
+	g.Expect(policy.KeyAllowed(LockKey, "billing", "debounce:billing:purge")).To(BeFalse())
+	g.Expect(policy.KeyAllowed(DebounceKey, "billing", "lock:billing:nightly")).To(BeFalse())
+	g.Expect(policy.KeyAllowed(DebounceKey, "billing", "lock:billing:calls:a")).To(BeTrue(), "by the policy")
+	g.Expect(policy.KeyAllowed(DebounceKey, "billing", "debounce:billing-2:purge")).To(BeFalse())
+	for _, kind := range []KeyKind{LockKey, DebounceKey} {
+		g.Expect(policy.KeyAllowed(kind, "billing", "shared:a")).To(BeTrue())
+		g.Expect(policy.KeyAllowed(kind, "other", "shared:a")).To(BeFalse())
 	}
 }
 
@@ -245,7 +269,8 @@ func FuzzLoad(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content, host, rest string) {
 		if c, err := Load(write(t, content), []string{content}); err == nil {
 			_ = c.Validate()
-			_ = c.KeyAllowed(host, rest)
+			_ = c.KeyAllowed(LockKey, host, rest)
+			_, _ = c.HTTPTarget(host, rest)
 		}
 		if strings.Contains(host+rest, secret) {
 			return
