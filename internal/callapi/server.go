@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/rest"
@@ -106,13 +107,24 @@ func (s *Server) Start(ctx context.Context) error {
 		return fmt.Errorf("serving calls: %w", err)
 	case <-ctx.Done():
 	}
-	bounded, cancelBounded := context.WithTimeout(context.WithoutCancel(ctx), s.limits.shutdown)
-	defer cancelBounded()
-	if err := server.Shutdown(bounded); err != nil {
-		s.log.Info("Calls that took too long were cut off", "error", err.Error())
-		return server.Close()
+	return s.finish(context.WithoutCancel(ctx), server)
+}
+
+// finish waits for requests that are being served. Shutdown is called over and over: it
+// tells connections of HTTP/2 to end, but not those whose handshake comes after.
+func (s *Server) finish(ctx context.Context, server *http.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, s.limits.shutdown)
+	defer cancel()
+	for ctx.Err() == nil {
+		once, cancel := context.WithTimeout(ctx, time.Second)
+		err := server.Shutdown(once)
+		cancel()
+		if err == nil {
+			return nil
+		}
 	}
-	return nil
+	s.log.Info("Calls that took too long were cut off")
+	return server.Close()
 }
 
 func (s *Server) httpServer(ctx context.Context) *http.Server {
