@@ -211,6 +211,7 @@ func TestAllCallsOfARequestAreToldThatItFailed(t *testing.T) {
 	stuck := p.Hold(callOf())
 	_, results := callersBehind(t, d, stuck, 5)
 	p.Refuse()
+	p.Cut()
 	for range 6 {
 		var err error
 		g.Eventually(results).Should(Receive(&err))
@@ -241,7 +242,7 @@ func TestCallsOfARequestEndWithTheClient(t *testing.T) {
 	g.Expect(behind.Cut()).To(Succeed())
 }
 
-// hookOfCalls does something before each call is sent.
+// hookOfCalls is a hook that does something before each call is sent.
 type hookOfCalls struct{ before atomic.Value }
 
 func (h *hookOfCalls) DialHook(next redis.DialHook) redis.DialHook { return next }
