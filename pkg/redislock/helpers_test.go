@@ -18,7 +18,11 @@ import (
 
 // TestMain has more tests run at once than there are processors: they wait more
 // than they work.
+// A test's own processes are this program, too.
 func TestMain(m *testing.M) {
+	if role := os.Getenv(debounceRole); role != "" {
+		os.Exit(debounceProcess(role))
+	}
 	flag.Parse()
 	atOnce := true
 	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
