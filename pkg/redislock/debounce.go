@@ -106,10 +106,14 @@ type Debouncer struct {
 	next     *callBatch
 
 	named bool // its claimant's name was given to it
+	// turn is had by the one goroutine that looks or runs: to Redis all of them are the
+	// same claimant.
+	turn chan struct{}
 
 	telling sync.Mutex
 	told    time.Time // of the last state that was passed on
 	open    uint64    // the generation that was pending or running then; 0 for none
+	calls   int64     // that were known then
 }
 
 // Debouncer returns a debouncer for a key, which must be no lock's. It sends nothing yet.
@@ -117,7 +121,7 @@ func (c *Client) Debouncer(key string, settings Debounce) (*Debouncer, error) {
 	if err := ValidateKey(key); err != nil {
 		return nil, err
 	}
-	d := &Debouncer{c: c, key: key, cfg: settings, source: c.newName(), named: settings.Claimant != ""}
+	d := &Debouncer{c: c, key: key, cfg: settings, source: c.newName(), named: settings.Claimant != "", turn: make(chan struct{}, 1)}
 	if err := d.cfg.complete(c); err != nil {
 		return nil, err
 	}
@@ -210,13 +214,20 @@ type DebounceState struct {
 	LostGeneration uint64
 }
 
+// knows says whether a generation that was drawn waits, runs, or is over.
+func (s DebounceState) knows(generation uint64) bool {
+	return s.Pending == generation || s.Running != nil && s.Running.Generation == generation ||
+		s.LastRun != nil && s.LastRun.Generation >= generation
+}
+
 // Quiet says that no window is open and nothing is run.
 func (s DebounceState) Quiet() bool { return !s.Open && s.Running == nil }
 
 // RunningDebounce is a run that goes on.
 type RunningDebounce struct {
 	Generation uint64
-	Claimant   string
+	// Claimant is empty where the last one has given the run back.
+	Claimant string
 	// Claimed is when the claimant got it, Till when another may take it over.
 	Claimed, Till time.Time
 	// Attempt counts the claimants, from 1.
@@ -240,7 +251,7 @@ func (d *Debouncer) State(ctx context.Context) (DebounceState, error) {
 	if d.c.isClosed() {
 		return DebounceState{}, ErrClosed
 	}
-	look, err := d.ask(ctx, debounceStateScript)
+	look, err := d.ask(ctx, operationTimeout, debounceStateScript)
 	if err != nil {
 		return DebounceState{}, err
 	}
@@ -260,9 +271,9 @@ type debounceLook struct {
 	sent    instant
 }
 
-func (d *Debouncer) ask(ctx context.Context, s *script, args ...any) (debounceLook, error) {
+func (d *Debouncer) ask(ctx context.Context, timeout time.Duration, s *script, args ...any) (debounceLook, error) {
 	sent := d.c.clock.now()
-	r, err := d.c.run(ctx, operationTimeout, s, []string{d.key}, args...)
+	r, err := d.c.run(ctx, timeout, s, []string{d.key}, args...)
 	if err != nil {
 		return debounceLook{}, fmt.Errorf("redislock: debounce %q: %w", d.key, err)
 	}
@@ -280,7 +291,7 @@ func (d *Debouncer) corrupt(which string) error {
 	if which == "sources" {
 		return fmt.Errorf("redislock: debounce %q: %w: %q is no hash or %q no sorted set; delete it", d.key, ErrCorrupt, sourcesKey(d.key), heardKey(d.key))
 	}
-	return fmt.Errorf("redislock: debounce %q: %w: the key holds something that is no debounce, a lock perhaps; use another key", d.key, ErrCorrupt)
+	return fmt.Errorf("redislock: debounce %q: %w: the key holds what is no debounce, a lock perhaps; use another key, or delete it", d.key, ErrCorrupt)
 }
 
 // debounceState reads what stateOf in debounce.lua tells.

@@ -1,6 +1,7 @@
 package redislock
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,8 @@ const maxSequence = 1<<53 - 1
 
 // A Call is a call that was recorded.
 type Call struct {
-	// Generation is that of the run which has the call in it.
+	// Generation is that of the run which has the call in it; where it was recorded
+	// before, that of the newest call of its source.
 	Generation uint64
 	// At is the server's time at which it was recorded.
 	At time.Time
@@ -72,17 +74,19 @@ func (d *Debouncer) Call(ctx context.Context, payload []byte, opts ...CallOption
 	if err := ctx.Err(); err != nil {
 		return Call{}, err
 	}
+	payload = bytes.Clone(payload) // which may be sent after this has returned
 	if id.set {
 		if err := validateName("source", id.source); err != nil {
 			return Call{}, err
 		}
 		// The prefixes keep what callers name apart from debouncers.
-		return d.record(ctx, "s:"+id.source, id.sequence, &callBatch{first: payload, last: payload, count: 1})
+		return d.record(ctx, "s:"+id.source, id.sequence, &callBatch{last: payload, count: 1})
 	}
 	return d.join(ctx, payload)
 }
 
-// A callBatch is calls that are recorded by one request.
+// A callBatch is calls that are recorded by one request. It has a first payload where
+// they may be several.
 type callBatch struct {
 	first, last []byte
 	count       int
@@ -90,6 +94,8 @@ type callBatch struct {
 	call        Call
 	err         error
 }
+
+var errHook = errors.New("redislock: a hook of the connection to Redis did not return")
 
 // join records a call, at once where no request is under way, else with the next.
 func (d *Debouncer) join(ctx context.Context, payload []byte) (Call, error) {
@@ -99,18 +105,20 @@ func (d *Debouncer) join(ctx context.Context, payload []byte) (Call, error) {
 		sequence := d.nextSequence()
 		d.mu.Unlock()
 		defer d.sendNext()
-		return d.record(ctx, "p:"+d.source, sequence, &callBatch{first: payload, last: payload, count: 1})
+		return d.record(ctx, "p:"+d.source, sequence, &callBatch{last: payload, count: 1})
 	}
 	if d.next == nil {
 		d.next = &callBatch{first: payload, done: make(chan struct{})}
 	}
 	b := d.next
+	foremost := b.count == 0
 	b.last = payload
 	b.count++
 	d.mu.Unlock()
 	select {
 	case <-b.done:
 		call := b.call
+		call.Opened = call.Opened && foremost
 		return call, b.err
 	case <-ctx.Done():
 		return Call{}, ctx.Err()
@@ -138,7 +146,14 @@ func (d *Debouncer) sendNext() {
 	go func() {
 		defer d.sendNext()
 		defer close(b.done)
-		b.err = errors.New("redislock: a hook of the connection to Redis panicked")
+		// A hook of the connection may end this goroutine, and must not end the program:
+		// none of the callers could keep it from that.
+		b.err = errHook
+		defer func() {
+			if cause := recover(); cause != nil {
+				b.err = fmt.Errorf("%w: %v", errHook, cause)
+			}
+		}()
 		b.call, b.err = d.record(d.c.life, "p:"+d.source, sequence, b)
 	}()
 }

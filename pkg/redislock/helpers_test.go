@@ -16,7 +16,11 @@ import (
 	"github.com/redislock-operator/redislock-operator/test/redisserver"
 )
 
+// A test's own processes are this program, too.
 func TestMain(m *testing.M) {
+	if role := os.Getenv(debounceRole); role != "" {
+		os.Exit(debounceProcess(role))
+	}
 	parallel.Many()
 	os.Exit(m.Run())
 }

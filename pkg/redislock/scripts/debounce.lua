@@ -16,6 +16,8 @@
 --   lastStart             when a generation was claimed last
 --   done                  generation that ended last, and of it:
 --   doneBy, doneStart, doneAt, doneCount, doneAttempt, outcome, message
+local YEAR = 366 * 24 * 3600 * 1e6
+
 local t = redis.call('TIME')
 local now = t[1] * 1e6 + t[2]
 
@@ -28,14 +30,36 @@ local function usable(key, kind)
   return found == 'none' or found == kind
 end
 
--- read returns the named fields as numbers; nil for those that are missing.
-local function read(key, ...)
-  local values = redis.call('HMGET', key, ...)
-  local fields = {}
-  for i, name in ipairs({...}) do
-    fields[name] = values[i] and tonumber(values[i]) or nil
+local NUMBERS = {'generation', 'lastCall', 'first', 'previous', 'pending', 'since', 'count',
+  'led', 'ledWait', 'ledMaxWait', 'running', 'claimed', 'till', 'attempt', 'runSince', 'runLast', 'runCount',
+  'lastStart', 'done'}
+
+-- load returns what is known of K; nil where that is nothing these scripts write, or a
+-- generation more than a year ahead, which would poison all that come after it.
+local function load(key)
+  if not usable(key, 'hash') then
+    return nil
   end
-  return fields
+  local values, w = redis.call('HMGET', key, unpack(NUMBERS)), {}
+  for i, name in ipairs(NUMBERS) do
+    if values[i] then
+      if not string.find(values[i], '^%d+$') then
+        return nil
+      end
+      w[name] = tonumber(values[i])
+    end
+  end
+  local sound
+  if not w.generation then
+    sound = redis.call('EXISTS', key) == 0
+  else
+    sound = w.generation <= now + YEAR and w.lastCall
+      and (not w.first or w.pending or w.led)
+      and (not w.pending or w.first and w.since and w.count)
+      and (not w.led or w.first and w.ledWait and w.ledMaxWait)
+      and (not w.running or w.claimed and w.till and w.attempt and w.runSince and w.runLast and w.runCount)
+  end
+  return sound and w or nil
 end
 
 -- endOfLed returns when the window ends that began with a run.

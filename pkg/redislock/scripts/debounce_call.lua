@@ -16,13 +16,14 @@
 -- Reply    {'recorded', generation, now, opened}  opened: 1 = these calls opened a window
 --          {'again',    generation, now, 0}  this request was recorded before
 --          {'late',     0, now}
---          {'corrupt',  which, now}
+--          {'corrupt',  which, now}  which: 'key' or 'sources'
 --          generation: of the run that has these calls in it.
 --
 -- Invariant: a request counts once, however often and late it arrives: its sequence is
 -- remembered at least until it is void. A generation is higher than all that K ever
 -- had, also where K was deleted: now is its floor.
-if not usable(KEYS[1], 'hash') then
+local w = load(KEYS[1])
+if not w then
   return {'corrupt', 'key', now}
 end
 if not usable(KEYS[2], 'hash') or not usable(KEYS[3], 'zset') then
@@ -41,7 +42,6 @@ if heard then
   end
 end
 
-local w = read(KEYS[1], 'generation', 'lastCall', 'first', 'pending', 'led', 'ledWait', 'ledMaxWait', 'count')
 local count = tonumber(ARGV[4])
 local ledEdge = w.led and redis.call('HGET', KEYS[1], 'ledEdge')
 

@@ -10,6 +10,7 @@
 -- ARGV[7]  edge: 'Trailing', 'Leading' or 'Both'
 -- ARGV[8]  payload: 'Last' or 'First'
 -- ARGV[9]  expiry of K, ms
+-- ARGV[10] a generation that the caller waits for; 0 = none
 --
 -- Reply    {word, now, at, state, payload}
 --          'claimed'  the caller runs the generation state.running; payload is its
@@ -18,12 +19,14 @@
 --          'busy'     another runs one; at: when its lease is over
 --          'waiting'  a window is open; at: when it is due, or ends without a run
 --          'idle'     at is 0
+--          'over'     the generation that the caller waits for, or a later one, ended
 --          'late', 'corrupt': as debounce_call, with at 0
 --          state: as stateOf in debounce, after the claim.
 --
 -- Invariant: one claimant at a time while leases last. A generation stays until it is
 -- finished, with its calls and its payload, whoever runs it.
-if not usable(KEYS[1], 'hash') then
+local w = load(KEYS[1])
+if not w then
   return {'corrupt', now, 0, {}, 'key'}
 end
 local notAfter = tonumber(ARGV[2])
@@ -32,13 +35,21 @@ if notAfter > 0 and now > notAfter then
 end
 local me, lease, edge = ARGV[1], tonumber(ARGV[3]), ARGV[7]
 local wait, maxWait, minInterval = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local w = read(KEYS[1], 'lastCall', 'first', 'previous', 'pending', 'since', 'count', 'led', 'ledWait', 'ledMaxWait',
-  'running', 'till', 'attempt', 'lastStart')
 
 local function answer(word, at, payload)
   return {word, now, at, stateOf(KEYS[1]), payload}
 end
 
+-- A window that somebody waits for stays, whatever expiry its callers asked for.
+local function stayUntil(due)
+  keep(KEYS[1], ARGV[9])
+  return answer('waiting', due)
+end
+
+local awaited = tonumber(ARGV[10])
+if awaited > 0 and w.done and w.done >= awaited then
+  return answer('over', 0)
+end
 if w.running then
   local claimant = redis.call('HGET', KEYS[1], 'claimant')
   if claimant ~= me and w.till > now then
@@ -61,7 +72,7 @@ if w.led then
   due = endOfLed(w)
   if not w.pending then
     if now < due then
-      return answer('waiting', due)
+      return stayUntil(due)
     end
     redis.call('HDEL', KEYS[1], 'first', 'previous', 'led', 'ledEdge', 'ledWait', 'ledMaxWait')
     return answer('idle', 0)
@@ -76,7 +87,7 @@ if w.lastStart and minInterval > 0 then
   due = math.max(due, w.lastStart + minInterval)
 end
 if now < due then
-  return answer('waiting', due)
+  return stayUntil(due)
 end
 
 local payloads = redis.call('HMGET', KEYS[1], 'firstPayload', 'lastPayload')
