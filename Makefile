@@ -173,7 +173,7 @@ install: ## Install the CRD and the policies, which is what an operator needs th
 	$(KUSTOMIZE) build config/install | $(KUBECTL) apply --server-side -f -
 
 .PHONY: uninstall
-uninstall: ## Release and remove all RedisLocks, the policies and the CRD; the operator that runs elsewhere has to be running.
+uninstall: ## Release and remove all RedisLocks and Debounces, the policies and the CRDs; the operator that runs elsewhere has to be running.
 	@KUBECTL='$(KUBECTL)' KUSTOMIZE='$(KUSTOMIZE)' hack/undeploy.sh crd
 
 .PHONY: deploy

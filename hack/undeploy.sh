@@ -7,9 +7,9 @@
 #   2. drain the cluster: guarded Jobs that run go on, no other starts
 #   3. wait until they have ended and their outcome is recorded
 #   4. refuse while guarded Jobs wait, which nobody would ever start
-#   5. delete the RedisLocks, which the operator gives back first
+#   5. delete the Debounces, and the RedisLocks, which the operator gives back first
 #   6. remove the operator
-#   7. remove the policies and the CRD, if 1 and 4 still hold
+#   7. remove the policies and the CRDs, if 1 and 4 still hold
 #
 # Whatever fails leaves the policies in place, and before 5 the cluster as it was.
 #
@@ -123,6 +123,11 @@ done
 check_waiting
 
 undo() { :; } # from here on there is no way back
+if "${kubectl[@]}" get crd debounces.redislock.io >/dev/null 2>&1; then
+	say "deleting the Debounces"
+	"${kubectl[@]}" delete debounces.redislock.io --all --all-namespaces --timeout="${timeout}s" ||
+		refuse "Debounces are left: see what kubectl get debounces -o yaml says about their finalizers, then try again"
+fi
 if "${kubectl[@]}" get crd redislocks.redislock.io >/dev/null 2>&1; then
 	say "deleting the RedisLocks, which the operator gives back"
 	"${kubectl[@]}" delete redislocks.redislock.io --all --all-namespaces --timeout="${timeout}s" ||
@@ -139,5 +144,5 @@ fi
 # Something may have come meanwhile, which the policies keep from starting.
 check_cronjobs
 check_waiting
-say "removing the policies and the CRD"
+say "removing the policies and the CRDs"
 manifests install "$served" | "${kubectl[@]}" delete --ignore-not-found -f -

@@ -108,7 +108,7 @@ type DebounceSpec struct {
 	// restart and http. Whoever writes it must be allowed to do the same
 	// himself: to create Jobs, to patch that workload, or to create debounces/http.
 	// +required
-	Action DebounceAction `json:"action,omitzero"`
+	Action DebounceAction `json:"action,omitzero"` //nolint:kubeapilinter // its rule demands exactly one of its fields
 
 	// triggers are changes in this cluster that call the debounce. It can always be
 	// called by changing the annotation `redislock.io/call` of this object, by an HTTP
@@ -207,7 +207,7 @@ type DebounceTriggers struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
-	ConfigMaps []ConfigMapTrigger `json:"configMaps,omitempty"`
+	ConfigMaps []ConfigMapTrigger `json:"configMaps,omitempty"` //nolint:kubeapilinter // each has exactly one of its fields, by their rule
 }
 
 // ConfigMapTrigger says which ConfigMaps call a debounce.
@@ -238,12 +238,12 @@ type DebounceAction struct {
 
 	// restart restarts the pods of a workload, as kubectl rollout restart does.
 	// +optional
-	Restart *RestartAction `json:"restart,omitempty"`
+	Restart *RestartAction `json:"restart,omitempty"` //nolint:kubeapilinter // a pointer as its siblings are: nil says that it is another action
 
 	// http sends a POST request. Where it may go the administrator of the operator
 	// says.
 	// +optional
-	HTTP *HTTPAction `json:"http,omitempty"`
+	HTTP *HTTPAction `json:"http,omitempty"` //nolint:kubeapilinter // a pointer as its siblings are: nil says that it is another action
 }
 
 // JobAction creates a Job for each run.
@@ -255,7 +255,7 @@ type JobAction struct {
 	// shows in the condition Ready.
 	// +required
 	// +kubebuilder:validation:XValidation:rule="!has(self.metadata) || (!has(self.metadata.name) && !has(self.metadata.namespace) && !has(self.metadata.finalizers))",message="of a Job template's metadata the labels and annotations are used alone, and the operator names the Job: take name, namespace and finalizers out"
-	Template batchv1.JobTemplateSpec `json:"template,omitzero"`
+	Template batchv1.JobTemplateSpec `json:"template,omitzero"` //nolint:kubeapilinter // what a Job template must have is in its own schema
 
 	// successfulJobsHistoryLimit is how many Jobs that succeeded are kept.
 	// +optional
@@ -368,7 +368,7 @@ type DebounceStatus struct {
 
 	// lastRun is the last run, or the one that goes on.
 	// +optional
-	LastRun *DebounceRun `json:"lastRun,omitempty"`
+	LastRun *DebounceRun `json:"lastRun,omitempty"` //nolint:kubeapilinter // a pointer: nil says that there was none
 
 	// triggers lists the ConfigMaps that are watched, and the content of each that was
 	// last seen. At most 512.
