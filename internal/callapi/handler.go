@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -205,9 +206,7 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, result Result, 
 	default:
 		refused = h.failed(err, r)
 	}
-	for name, values := range refused.header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), refused.header)
 	h.write(w, refused.code, struct {
 		Error  string `json:"error"`
 		Reason reason `json:"reason"`
