@@ -69,7 +69,7 @@ end
 
 -- keep has K expire ms from now, or later where it would anyway.
 local function keep(key, ms)
-  if redis.call('PEXPIRE', key, ms, 'GT') == 0 and redis.call('PTTL', key) == -1 then
+  if redis.call('PTTL', key) < tonumber(ms) then -- negative: it has no expiry
     redis.call('PEXPIRE', key, ms)
   end
 end
