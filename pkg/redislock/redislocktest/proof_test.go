@@ -181,6 +181,25 @@ func TestEachCheckPassesOnAStoreThatConforms(t *testing.T) {
 	}
 }
 
+// A Redis before 7 knows no PEXPIRE with a condition.
+func TestAStoreWithoutConditionsOfExpiryConforms(t *testing.T) {
+	t.Parallel()
+	old := func(_ *Server, peer *server.Peer, cmd string, args []string) bool {
+		if cmd != "PEXPIRE" || option(args, "GT") < 0 {
+			return false
+		}
+		peer.WriteError("ERR wrong number of arguments for 'pexpire' command")
+		return true
+	}
+	for _, c := range checks {
+		synctest.Test(t, func(t *testing.T) {
+			if found := judge(c, old); len(found) > 0 {
+				t.Errorf("%s: %q", c.name, found)
+			}
+		})
+	}
+}
+
 func TestBrokenStoresAreFoundOut(t *testing.T) {
 	t.Parallel()
 	for name, broken := range sabotages {
