@@ -285,6 +285,13 @@ func TestTheRightsInTheManualAreEnough(t *testing.T) {
 		g.Expect(finding.Verdict).NotTo(Equal(redislock.Unverified), "%+v", finding)
 	}
 
+	for _, key := range []string{"debounce:a", "debounce:{tag}:a"} {
+		d, err := store.Client().Debouncer(key, redislock.Debounce{Wait: time.Millisecond, Edge: redislock.Both})
+		g.Expect(err).NotTo(HaveOccurred())
+		ran, err := d.CallAndWait(t.Context(), nil, func(ctx context.Context, r redislock.DebounceRun) error { return r.SetLease(ctx, time.Minute) })
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(ran).To(BeTrue())
+	}
 	for _, key := range []string{"lock:a", "lock:{tag}:a"} {
 		options := []redislock.LockOption{redislock.WithLease(2 * time.Second), redislock.WithRenewEvery(100 * time.Millisecond), redislock.WithHistory(10)}
 		lock, err := store.Client().TryAcquire(t.Context(), key, options...)

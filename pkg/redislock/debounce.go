@@ -304,7 +304,7 @@ func debounceState(now int64, fields reply) DebounceState {
 	}
 	moment := func() time.Time { return fromMicros(number()) }
 	generation := func() uint64 { return uint64(max(number(), 0)) }
-	count := func() int { return int(number()) }
+	count := func() int { return int(max(number(), 0)) }
 
 	generation() // the highest drawn
 	s := DebounceState{At: fromMicros(now), Calls: number(), Runs: number(), LastCall: moment()}

@@ -198,6 +198,9 @@ func (d *Debouncer) tryRecord(ctx context.Context, source string, sequence uint6
 	c.server.learn(sent, c.clock.now(), r.number(2))
 	switch r.word() {
 	case "recorded", "again":
+		if r.number(1) <= 0 {
+			break
+		}
 		return Call{
 			Generation: uint64(r.number(1)), At: fromMicros(r.number(2)),
 			Opened: r.number(3) == 1, Again: r.word() == "again",

@@ -76,6 +76,7 @@
 //   - A schedule that several clusters have: Lock.Claim and Client.FinishRun. A tick runs
 //     one at a time, and never again once it is recorded as done. Or WithMinHold, where it
 //     is enough that whoever is late by less than that finds the lock taken.
+//   - Many triggers for one piece of work: Client.Debouncer.
 //   - A leader: Client.Elector, or package leaderelection for Kubernetes managers.
 //   - Another process goes on with the work: Lock.Detach there, Client.Adopt here.
 //   - A lease that is as long as there is progress: WithoutRenewal and Lock.Extend.
@@ -112,6 +113,8 @@
 //     both this and an ErrNotAcquired: ask for the context's first.
 //   - ErrLost, a *LostError: the lease has ended. It is the cause of Lock.Context, and what
 //     Release, Extend, Cover, Claim and WithLock return from then on.
+//   - *DebounceLostError, an ErrLost too: the claim of a debounce's run is gone. It is the
+//     cause of the run's context.
 //   - ErrReleased: the same after Release and Detach, of which another Release is nil.
 //   - ErrLimit, a *LimitError: a semaphore is in use with another number of permits. It is
 //     a refusal, but not one that waiting helps.
@@ -158,6 +161,43 @@
 // guarded resource get to refuse lower ones than it has seen: two holders of permits
 // both hold rightly, whoever writes first.
 //
+// # Many calls, one run
+//
+// A Debouncer turns many calls into one run, over all processes and clusters that share
+// its key. Debouncer.Call records a call and returns; some process that has Debouncer.Run
+// runs once calls have ceased for Debounce.Wait, or Debounce.MaxWait after the first of
+// them. Who only calls needs no settings. While Redis keeps the writes that it
+// acknowledged:
+//
+//   - A call that was recorded is run, whatever becomes of its caller. Calls that come
+//     during a run are run after it. The runs of one key never overlap while leases last.
+//   - Calls of one window have one generation, and so does their run: higher than all
+//     before it, also where the key was deleted. Whoever takes over from a runner that died
+//     gets the same generation, payload and number of calls.
+//   - A request that is repeated or comes late counts once. So does a call that its caller
+//     makes again within ten minutes, where WithSequence names it.
+//   - Calls that never cease run all the same. Only Debounce.MinInterval, a run that goes
+//     on, and the want of a runner put a run off beyond MaxWait.
+//
+// It does not promise that a generation is run once: a runner may die, or lose its lease,
+// after its work and before that was recorded. Make the work idempotent by
+// DebounceRun.Generation. A run that failed is recorded and not repeated. With
+// the Leading edge the calls in the rest of a window have no run of their own: what they
+// announce may be newer than what the run saw.
+//
+// A Redis that loses acknowledged writes loses calls with them. A runner that saw the
+// window says so once, DebounceState.Lost; a window that no runner saw is lost unheard.
+// Nothing is stuck after that, and generations still rise. CallAndWait records its call
+// again. What must not be lost has a source of truth besides: have the run look at that, and
+// make a call now and then that nobody asked for.
+//
+// Runners sleep until a window is due or is opened, which is published on a channel. Where
+// an ACL denies them that channel they ask every second; where it denies the callers only,
+// a run may be a minute late.
+//
+// Debouncer.CallAndWait is for programs without a process that always runs: each caller
+// waits, and one of them runs.
+//
 // # Elections
 //
 // An Elector is for work that somebody does all the time: it campaigns, yields each
@@ -173,7 +213,9 @@
 // set of tokens by when they lapse, so that they and any such lock exclude each other.
 // What belongs to a lock beside it stands in the same hash slot: "{key}:fence",
 // "{key}:history", "{key}:metadata", "{key}:runs", "{key}:candidates", "{key}:queue" and
-// "{key}:places". Queues and shares need the Redis commands ZADD, ZREM,
+// "{key}:places". A debounce is a hash at a key of its own, with "{key}:sources" and
+// "{key}:heard". Queues and shares need the Redis commands ZADD, ZREM,
 // ZREMRANGEBYSCORE, ZSCORE, ZRANK, ZCARD, ZCOUNT, ZRANGE, ZRANGEBYSCORE and PEXPIREAT;
-// nothing else does.
+// a debounce needs HGET, HMGET, HSET, HDEL, HINCRBY, TYPE, EXISTS, ZADD, ZREM and
+// ZRANGEBYSCORE. Nothing else does.
 package redislock

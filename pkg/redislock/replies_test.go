@@ -67,6 +67,7 @@ var words = []string{
 	"lost", "future", "claimed", "tooold", "superseded", "active", "already", "reopened", "finished", "none", "string", "other",
 	"host#0a.1#7", "~host#0a.1#7", "stored", "runs", "seen", "done 9 7 1 c/1 ok",
 	"limit", "lock", "readers", "permits", "queue",
+	"recorded", "resumed", "taken", "busy", "waiting", "idle", "over", "state", "key", "sources",
 }
 
 // numbers are where arithmetic goes wrong.

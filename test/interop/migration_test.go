@@ -100,7 +100,7 @@ func report(ctx context.Context, _ ...uint64) error { return ctx.Err() }
 var (
 	_ = connected
 	_ = []func(context.Context, *redis.Client) error{fromRedsync, fromBSM}
-	_ = []func(context.Context, *redislock.Client) error{toRedsync, toBSM, amidRueidislock, toRueidislock, toUpstash, toDreamer, toRedisPy}
+	_ = []func(context.Context, *redislock.Client) error{toRedsync, toBSM, amidRueidislock, toRueidislock, toUpstash, toUpstashDebounce, toDreamer, toRedisPy}
 	_ = fromRueidislock
 )
 
@@ -182,6 +182,17 @@ func toUpstash(ctx context.Context, client *redislock.Client) error {
 	if errors.Is(err, redislock.ErrNotAcquired) {
 		return nil
 	}
+	return err
+}
+
+func toUpstashDebounce(ctx context.Context, client *redislock.Client) error {
+	reports, err := client.Debouncer("debounce:report", redislock.Debounce{Wait: time.Second})
+	if err != nil {
+		return err
+	}
+	_, err = reports.CallAndWait(ctx, []byte("october"), func(ctx context.Context, run redislock.DebounceRun) error {
+		return report(ctx, run.Generation) // which may see a generation twice
+	})
 	return err
 }
 

@@ -72,6 +72,8 @@ var checks = []check{
 	{"a semaphore has so many permits", permits, false},
 	{"readers share, a writer does not", readersAndWriter, false},
 	{"who waits in order of arrival gets in so", orderOfArrival, false},
+	{"many calls are one run", debounced, false},
+	{"a run is taken over", debouncedRuns, false},
 	{"a release is announced", announcement, false},
 	{"a waiter is woken", wakeUp, false},
 	{"repeated requests change nothing", repeatedRequests, false},

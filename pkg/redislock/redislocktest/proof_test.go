@@ -151,7 +151,9 @@ var sabotages = map[string]struct {
 	"SET does nothing":           {silently(func(peer *server.Peer) { peer.WriteOK() }, "SET"), []string{"a lock has one holder", "an unfenced lock has one holder", "callers at once take turns"}},
 	"GET finds nothing":          {silently(func(peer *server.Peer) { peer.WriteNull() }, "GET"), []string{"a lock has one holder", "callers at once take turns", "late requests change nothing"}},
 	"HSET does nothing":          {silently(one, "HSET"), []string{"runs are done once", "candidates see each other", "repeated requests change nothing"}},
-	"HDEL does nothing":          {silently(one, "HDEL"), []string{"runs are done once"}},
+	"HDEL does nothing":          {silently(one, "HDEL"), []string{"runs are done once", "many calls are one run"}},
+	"HINCRBY does nothing":       {silently(one, "HINCRBY"), []string{"many calls are one run"}},
+	"HMGET finds nothing":        {silently(func(peer *server.Peer) { peer.WriteLen(0) }, "HMGET"), []string{"many calls are one run", "a run is taken over"}},
 	"ZADD does nothing":          {silently(one, "ZADD"), []string{"a semaphore has so many permits", "readers share, a writer does not"}},
 	"ZREM does nothing":          {silently(one, "ZREM"), []string{"a semaphore has so many permits"}},
 	"PEXPIREAT does nothing":     {silently(one, "PEXPIREAT"), []string{"a semaphore has so many permits"}},
@@ -173,6 +175,25 @@ func TestEachCheckPassesOnAStoreThatConforms(t *testing.T) {
 	for _, c := range checks {
 		synctest.Test(t, func(t *testing.T) {
 			if found := judge(c, nil); len(found) > 0 {
+				t.Errorf("%s: %q", c.name, found)
+			}
+		})
+	}
+}
+
+// A Redis before 7 knows no PEXPIRE with a condition.
+func TestAStoreWithoutConditionsOfExpiryConforms(t *testing.T) {
+	t.Parallel()
+	old := func(_ *Server, peer *server.Peer, cmd string, args []string) bool {
+		if cmd != "PEXPIRE" || option(args, "GT") < 0 {
+			return false
+		}
+		peer.WriteError("ERR wrong number of arguments for 'pexpire' command")
+		return true
+	}
+	for _, c := range checks {
+		synctest.Test(t, func(t *testing.T) {
+			if found := judge(c, old); len(found) > 0 {
 				t.Errorf("%s: %q", c.name, found)
 			}
 		})

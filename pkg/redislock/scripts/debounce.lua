@@ -67,9 +67,10 @@ local function endOfLed(w)
   return math.min(w.lastCall + w.ledWait, w.first + w.ledMaxWait)
 end
 
--- keep has K expire ms from now, or later where it would anyway.
+-- keep has K expire ms from now, or later where it would anyway. See renew: a Redis before
+-- 7 knows no GT.
 local function keep(key, ms)
-  if redis.call('PTTL', key) < tonumber(ms) then -- negative: it has no expiry
+  if redis.pcall('PEXPIRE', key, ms, 'GT') ~= 1 and redis.call('PTTL', key) < tonumber(ms) then
     redis.call('PEXPIRE', key, ms)
   end
 end
