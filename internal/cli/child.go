@@ -26,7 +26,8 @@ type child struct {
 }
 
 // startChild starts a program, and a guard that ends it should this process be killed.
-func (a *App) startChild(program, environ []string, grace time.Duration) (*child, error) {
+// Its standard input is input; nil for this process' own.
+func (a *App) startChild(program, environ []string, grace time.Duration, input *os.File) (*child, error) {
 	path, err := exec.LookPath(program[0])
 	if err != nil {
 		return nil, startError(err)
@@ -42,7 +43,9 @@ func (a *App) startChild(program, environ []string, grace time.Duration) (*child
 	}
 	// In a terminal the program is what it talks to: it gets the keys, and Ctrl-C.
 	terminal := -1
-	if group, err := unix.IoctlGetInt(int(a.Stdin.Fd()), unix.TIOCGPGRP); err == nil && group == unix.Getpgrp() {
+	if input != nil {
+		cmd.Stdin = input
+	} else if group, err := unix.IoctlGetInt(int(a.Stdin.Fd()), unix.TIOCGPGRP); err == nil && group == unix.Getpgrp() {
 		terminal = int(a.Stdin.Fd())
 		cmd.SysProcAttr.Foreground, cmd.SysProcAttr.Ctty = true, terminal
 	}

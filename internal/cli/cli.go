@@ -53,6 +53,7 @@ type options struct {
 	command    command
 	connection connection
 	lock       lockFlags
+	debounce   debounceFlags
 	output     string
 
 	arguments []string // before "--"
@@ -61,7 +62,8 @@ type options struct {
 
 func commands() []command {
 	return []command{
-		runCommand, electCommand, acquireCommand, releaseCommand, statusCommand, listCommand, historyCommand, versionCommand,
+		runCommand, electCommand, acquireCommand, releaseCommand, statusCommand, listCommand, historyCommand,
+		debounceCallCommand, debounceRunCommand, debounceStatusCommand, versionCommand,
 	}
 }
 
@@ -87,19 +89,31 @@ func (a *App) dispatch(ctx context.Context, args []string) error {
 		a.help(a.Stderr)
 		return &exitError{code: exitUsage}
 	}
-	switch args[0] {
-	case "help", "-h", "-help", "--help":
+	switch {
+	case slices.Contains(helpWords, args[0]):
 		a.help(a.Stdout)
 		return nil
-	case "-version", "--version":
+	case args[0] == "-version" || args[0] == "--version":
 		args = []string{versionCommand.name}
 	}
-	i := slices.IndexFunc(commands(), func(c command) bool { return c.name == args[0] })
+	words := 1
+	if group := groupOf(args[0]); len(group) > 0 {
+		if len(args) < 2 {
+			return usage("%s: write redislock %s COMMAND; see redislock %s --help", args[0], args[0], args[0])
+		}
+		if slices.Contains(helpWords, args[1]) {
+			a.helpOfGroup(group)
+			return nil
+		}
+		words = 2
+	}
+	name := strings.Join(args[:words], " ")
+	i := slices.IndexFunc(commands(), func(c command) bool { return c.name == name })
 	if i < 0 {
-		return usage("%q is no command; see redislock help", args[0])
+		return usage("%q is no command; see redislock help", name)
 	}
 	c := commands()[i]
-	o, err := a.parse(c, args[1:])
+	o, err := a.parse(c, args[words:])
 	if errors.Is(err, flag.ErrHelp) {
 		a.helpOf(c)
 		return nil
@@ -108,6 +122,13 @@ func (a *App) dispatch(ctx context.Context, args []string) error {
 		return err
 	}
 	return c.do(a, ctx, o)
+}
+
+var helpWords = []string{"help", "-h", "-help", "--help"}
+
+// groupOf returns the commands whose names begin with a word and go on after it.
+func groupOf(word string) []command {
+	return slices.DeleteFunc(commands(), func(c command) bool { return !strings.HasPrefix(c.name, word+" ") })
 }
 
 func newFlags(c command, o *options) *flag.FlagSet {
@@ -121,6 +142,7 @@ func newFlags(c command, o *options) *flag.FlagSet {
 	}
 	if !c.runs {
 		fs.StringVar(&o.output, "output", "text", "text or json")
+		fs.StringVar(&o.output, "o", "text", "short for --output")
 	}
 	return fs
 }

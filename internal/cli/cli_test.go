@@ -314,7 +314,7 @@ func TestWhatWaitingCannotHelpIsSaidAtOnce(t *testing.T) {
 	b.Expect(strings.Count(corrupt.stderr, "\n")).To(Equal(1))
 	b.Expect(b.redislock("elect", "x", "--", "true").code).To(Equal(0))
 	b.Expect(b.rdb.ConfigSet(t.Context(), "requirepass", "s3cret").Err()).To(Succeed())
-	for _, args := range [][]string{{"run", key, "--", "echo", "ran"}, {"elect", "x", "--", "echo", "ran"}, {"status", key}} {
+	for _, args := range [][]string{{"run", key, "--", "echo", "ran"}, {"elect", "x", "--", "echo", "ran"}, {"status", key}, {"debounce", "run", key, "--", "echo", "ran"}, {"debounce", "call", key}} {
 		refused := b.redislock(args...)
 		b.Expect(refused.code).To(Equal(69), "%q", args)
 		b.Expect(refused.stdout).To(BeEmpty())
@@ -328,7 +328,7 @@ func TestRedisThatIsAwayIsSaid(t *testing.T) {
 	b.Expect(b.server.Kill()).To(Succeed())
 	for _, args := range [][]string{
 		{"status", key}, {"ls"}, {"history", key}, {"release", key, "x"}, {"acquire", "--no-wait", key},
-		{"run", "--no-wait", key, "--", "echo", "ran"},
+		{"run", "--no-wait", key, "--", "echo", "ran"}, {"debounce", "call", key}, {"debounce", "status", key},
 	} {
 		r := b.redislock(args...)
 		b.Expect(r.code).To(Equal(69), "%q", args)
@@ -353,6 +353,12 @@ func TestBadInputIsRefusedWithWhatToChange(t *testing.T) {
 	const address = "redis://127.0.0.1:1"
 	run := func(flags ...string) []string {
 		return append(append([]string{"run", key, "--redis-url", address}, flags...), "--", "true")
+	}
+	call := func(flags ...string) []string {
+		return append([]string{"debounce", "call", key, "--redis-url", address}, flags...)
+	}
+	debounce := func(flags ...string) []string {
+		return append(append([]string{"debounce", "run", key, "--redis-url", address}, flags...), "--", "true")
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	g.Expect(os.WriteFile(file, []byte("x"), 0o600)).To(Succeed())
@@ -402,6 +408,29 @@ func TestBadInputIsRefusedWithWhatToChange(t *testing.T) {
 		{[]string{"status", key, "--redis-url", "rediss://127.0.0.1:1", "--cert-file", file, "--key-file", file}, "--cert-file"},
 		{[]string{"release", key, "--redis-url", address}, "REDISLOCK_TOKEN"},
 		{[]string{"version", "x"}, "one argument too many"},
+		{[]string{"debounce"}, "redislock debounce --help"},
+		{[]string{"debounce", "frobnicate"}, "redislock help"},
+		{[]string{"debounce", "call"}, "write redislock debounce call KEY"},
+		{call("--source", "x"), "go together"},
+		{call("--sequence", "1"), "go together"},
+		{call("--sequence", "x", "--source", "y"), "redislock debounce call --help"},
+		{call("--sequence", "9007199254740992", "--source", "y"), "2^53"},
+		{call("--sequence", "1", "--source", "a\nb"), "source"},
+		{call("--payload", "x", "--payload-file", file), "exclude"},
+		{call("--payload-file", "/no/such/file"), "--payload-file"},
+		{call("--payload-file", "/dev/zero"), "65536"},
+		{[]string{"debounce", "status", "a{}b", "--redis-url", address}, "hash tag"},
+		{[]string{"debounce", "run", key}, "-- PROGRAM"},
+		{debounce("--wait", "0s"), "--wait"},
+		{debounce("--wait", "-1s"), "wait"},
+		{debounce("--wait", "2s", "--max-wait", "1s"), "maximum wait"},
+		{debounce("--min-interval", "-1s"), "interval"},
+		{debounce("--lease", "0s"), "--lease"},
+		{debounce("--lease", "1ms"), "lease"},
+		{debounce("--grace", "-1s"), "--grace"},
+		{debounce("--edge", "rising"), "trailing, leading or both"},
+		{debounce("--payload-choice", "all"), "last or first"},
+		{debounce("--identity", "a b"), "identity"},
 	} {
 		r := execute(t, clean(), "", c.args...)
 		g.Expect(r.code).To(Equal(64), "%q: %s", c.args, r.stderr)
@@ -428,6 +457,9 @@ func TestVersionAndHelp(t *testing.T) {
 	g.Expect(help.code).To(Equal(0))
 	g.Expect(execute(t, nil, "", "--help")).To(Equal(help))
 	g.Expect(help.stdout).NotTo(ContainSubstring("__guard"))
+	group := execute(t, nil, "", "debounce", "--help")
+	g.Expect(group.code).To(Equal(0))
+	g.Expect(strings.Count(group.stdout, "\n  debounce ")).To(Equal(3))
 }
 
 // What --help says is in docs/cli.md, word for word where it is a contract.
@@ -438,12 +470,12 @@ func TestTheDocumentationHasAllCommandsFlagsAndExitCodes(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	docs := string(data)
 	help := execute(t, nil, "", "help").stdout
-	commands := regexp.MustCompile(`(?m)^  ([a-z]+) .*[A-Z]`).FindAllStringSubmatch(strings.Split(help, "Exit codes:")[0], -1)
-	g.Expect(len(commands)).To(BeNumerically(">=", 8))
+	commands := regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)?) .*[A-Z]`).FindAllStringSubmatch(strings.Split(help, "Exit codes:")[0], -1)
+	g.Expect(len(commands)).To(BeNumerically(">=", 11))
 	flags := map[string]bool{}
 	for _, c := range commands {
 		g.Expect(docs).To(ContainSubstring("`redislock "+c[1]), c[1])
-		for _, f := range regexp.MustCompile(`(?m)^  (--[a-z-]+)`).FindAllStringSubmatch(execute(t, nil, "", c[1], "--help").stdout, -1) {
+		for _, f := range regexp.MustCompile(`(?m)^  (--[a-z-]+)`).FindAllStringSubmatch(execute(t, nil, "", append(strings.Fields(c[1]), "--help")...).stdout, -1) {
 			flags[f[1]] = true
 		}
 	}

@@ -29,12 +29,12 @@ var exitCodes = []struct {
 	code    string
 	meaning string
 }{
-	{"0", "done; the program that was run ended with 0; status: the lock is held"},
-	{"1", "status: the lock is free; release: there was nothing to release"},
+	{"0", "done; the program that was run ended with 0; status: the lock is held; debounce status: a window is open, or a run goes on"},
+	{"1", "status: the lock is free; debounce status: nothing waits or is run; release: there was nothing to release"},
 	{"64", "the command line is wrong, and nothing was sent"},
-	{"69", "Redis cannot be asked, refuses, or holds what is no lock"},
+	{"69", "Redis cannot be asked, refuses, or holds what is no lock, or no debounce"},
 	{"75", "the lock was not acquired: somebody has it (--no-wait, --timeout)"},
-	{"79", "run: the lock was lost while the program ran, which was ended"},
+	{"79", "run, debounce run --once: the lock, or the claim, was lost while the program ran, which was ended"},
 	{"126", "the program cannot be run"},
 	{"127", "the program was not found"},
 	{"128+n", "signal n ended the program, or redislock while it waited"},

@@ -67,7 +67,7 @@ func (e ending) error() error {
 func (a *App) supervise(interrupts *signals, lock *redislock.Lock, held context.Context, o *options) (ending, error) {
 	environ := append(slices.Clip(a.Environ),
 		"REDISLOCK_KEY="+lock.Key(), tokenVariable+"="+lock.Token(), "REDISLOCK_FENCING_TOKEN="+strconv.FormatUint(lock.Fence(), 10))
-	c, err := interrupts.start(func() (*child, error) { return a.startChild(o.program, environ, o.lock.grace) })
+	c, err := interrupts.start(func() (*child, error) { return a.startChild(o.program, environ, o.lock.grace, nil) })
 	if err != nil {
 		return ending{}, err
 	}

@@ -21,6 +21,11 @@ func forwarded() []os.Signal {
 // ends says whether a signal ends a program that does nothing about it, and so a wait.
 func ends(s syscall.Signal) bool { return s != syscall.SIGCONT && s != syscall.SIGWINCH }
 
+// asksToEnd says whether a signal is meant for who runs programs again and again, too.
+func asksToEnd(s syscall.Signal) bool {
+	return s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP || s == syscall.SIGQUIT
+}
+
 // signals gives each signal to the program that runs; while none does, one that ends
 // programs ends the context.
 type signals struct {
@@ -28,8 +33,9 @@ type signals struct {
 	cancel   context.CancelCauseFunc
 	received chan os.Signal
 
-	mu sync.Mutex
-	to *child
+	mu    sync.Mutex
+	to    *child
+	asked syscall.Signal // the last one passed on that asks to end; 0 for none
 }
 
 func (s *signals) deliver(done <-chan struct{}) {
@@ -46,6 +52,9 @@ func (s *signals) deliver(done <-chan struct{}) {
 			switch {
 			case s.to != nil:
 				s.to.signal(sig)
+				if asksToEnd(sig) {
+					s.asked = sig
+				}
 			case ends(sig):
 				s.cancel(&signalError{sig})
 			}
@@ -74,4 +83,13 @@ func (s *signals) ended() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.to = nil
+}
+
+// endIfAsked ends the context if a program was given a signal that asks to end.
+func (s *signals) endIfAsked() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked != 0 {
+		s.cancel(&signalError{s.asked})
+	}
 }
