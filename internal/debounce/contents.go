@@ -113,7 +113,6 @@ func (c *Contents) watch(ctx context.Context) error {
 	if c.watching {
 		return nil
 	}
-	c.watching = true
 	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc: c.changed, DeleteFunc: c.changed,
 		UpdateFunc: func(before, after any) {
@@ -123,6 +122,7 @@ func (c *Contents) watch(ctx context.Context) error {
 			}
 		},
 	})
+	c.watching = err == nil
 	return err
 }
 
