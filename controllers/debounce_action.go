@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/debounce"
+	"github.com/redislock-operator/redislock-operator/internal/fault"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
@@ -32,6 +34,8 @@ const (
 	actionTries = 6
 	// firstActionPause doubles after each.
 	firstActionPause = 500 * time.Millisecond
+	// longestNote, in bytes, is what an event has room for, after the generation.
+	longestNote = 980
 )
 
 // action is what the runner of a Debounce does in a run. It may be done twice, by a
@@ -52,6 +56,7 @@ func (r *DebounceReconciler) action(d *v1alpha1.Debounce) debounce.Action {
 			r.Recorder.Eventf(d, nil, corev1.EventTypeNormal, string(EventRunStarted), string(ActionRun),
 				"generation %d runs for %d calls%s", run.Generation, run.Calls, attemptOf(run))
 		}
+		fault.Point("debounce.claimed")
 		began := time.Now()
 		message, err := r.act(ctx, d, run)
 		outcome, kind, reason := v1alpha1.RunSucceeded, corev1.EventTypeNormal, EventRunSucceeded
@@ -64,9 +69,16 @@ func (r *DebounceReconciler) action(d *v1alpha1.Debounce) debounce.Action {
 			outcome, kind, reason, message = v1alpha1.RunFailed, corev1.EventTypeWarning, EventRunFailed, err.Error()
 		}
 		measureDebounceRun(object, outcome, time.Since(began))
-		r.Recorder.Eventf(d, nil, kind, string(reason), string(ActionRun), "generation %d: %s", run.Generation, message)
+		r.Recorder.Eventf(d, nil, kind, string(reason), string(ActionRun), "generation %d: %s", run.Generation, cut(message, longestNote))
 		return err
 	}
+}
+
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 func attemptOf(run redislock.DebounceRun) string {

@@ -13,6 +13,7 @@ import (
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/callapi"
 	"github.com/redislock-operator/redislock-operator/internal/config"
+	"github.com/redislock-operator/redislock-operator/internal/debounce"
 	"github.com/redislock-operator/redislock-operator/internal/stores"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
@@ -26,7 +27,13 @@ type DebounceCaller struct {
 	ClusterUID string
 
 	mu         sync.Mutex
-	debouncers map[types.NamespacedName]*redislock.Debouncer
+	debouncers map[types.NamespacedName]knownDebouncer
+}
+
+// knownDebouncer is one, and the store that it is of.
+type knownDebouncer struct {
+	*redislock.Debouncer
+	store *redislock.Client
 }
 
 var _ callapi.Caller = (*DebounceCaller)(nil)
@@ -55,7 +62,7 @@ func (c *DebounceCaller) Call(ctx context.Context, call callapi.Call) (callapi.R
 	return callapi.Result{Generation: recorded.Generation, Opened: recorded.Opened, Repeated: recorded.Again}, nil
 }
 
-// debouncer is the one of an object, always the same while its key is, for calls at the
+// debouncer is the one of an object, always the same while key and store are, for calls at the
 // same time share requests.
 func (c *DebounceCaller) debouncer(ctx context.Context, object types.NamespacedName) (*redislock.Debouncer, error) {
 	d := &v1alpha1.Debounce{}
@@ -69,21 +76,21 @@ func (c *DebounceCaller) debouncer(ctx context.Context, object types.NamespacedN
 	case err != nil:
 		return nil, err
 	}
-	redis, p := debounceClient(d, c.Config, c.Stores)
+	store, p := debounceClient(d, c.Config, c.Stores)
 	if p != nil {
 		return nil, fmt.Errorf("%w: %s: %s", callapi.ErrInvalid, p.reason, p.message)
 	}
 	key := debounceKey(d, c.ClusterUID)
-	if known := c.debouncers[object]; known != nil && known.Key() == key {
-		return known, nil
+	if known, ok := c.debouncers[object]; ok && known.store == store && known.Key() == key {
+		return known.Debouncer, nil
 	}
-	debouncer, err := redis.Debouncer(key, redislock.Debounce{})
+	debouncer, err := store.Debouncer(key, redislock.Debounce{Retention: debounce.Retention})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", callapi.ErrInvalid, err)
 	}
 	if c.debouncers == nil {
-		c.debouncers = map[types.NamespacedName]*redislock.Debouncer{}
+		c.debouncers = map[types.NamespacedName]knownDebouncer{}
 	}
-	c.debouncers[object] = debouncer
+	c.debouncers[object] = knownDebouncer{debouncer, store}
 	return debouncer, nil
 }

@@ -155,9 +155,9 @@ type debounceMemory struct {
 	status  v1alpha1.DebounceStatus
 	version string
 	written time.Time
-	// called are the triggers for which a call was recorded since, so that a status which
-	// could not be written costs no second call.
-	called triggerState
+	// triggers are as they were when a call was recorded for them last, so that a status
+	// which could not be written costs no second call.
+	triggers triggerState
 }
 
 func (r *DebounceReconciler) remember(object types.NamespacedName, uid types.UID) *debounceMemory {

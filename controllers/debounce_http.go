@@ -73,6 +73,8 @@ func postOnce(ctx context.Context, sender *http.Client, target *config.HTTPTarge
 	if err != nil {
 		return 0, 0, err
 	}
+	req.Header.Set("Content-Type", "application/octet-stream")
+	req.Header.Set("User-Agent", "redislock-operator")
 	for name, file := range target.HeaderFiles {
 		value, err := redisconn.Named("headerFiles: "+name, file).ReadLine()
 		if err != nil {
@@ -80,8 +82,6 @@ func postOnce(ctx context.Context, sender *http.Client, target *config.HTTPTarge
 		}
 		req.Header.Set(name, value)
 	}
-	req.Header.Set("Content-Type", "application/octet-stream")
-	req.Header.Set("User-Agent", "redislock-operator")
 	req.Header.Set("Idempotency-Key", strconv.FormatUint(run.Generation, 10))
 	req.Header.Set(v1alpha1.DebounceHeader, d.Namespace+"/"+d.Name)
 	req.Header.Set(v1alpha1.DebounceCallsHeader, strconv.Itoa(run.Calls))
@@ -91,8 +91,18 @@ func postOnce(ctx context.Context, sender *http.Client, target *config.HTTPTarge
 	}
 	defer func() { _ = res.Body.Close() }()
 	_, _ = io.CopyN(io.Discard, res.Body, mostOfAnswer)
-	seconds, _ := strconv.Atoi(res.Header.Get("Retry-After"))
-	return res.StatusCode, time.Duration(max(seconds, 0)) * time.Second, nil
+	return res.StatusCode, retryAfter(res.Header.Get("Retry-After"), time.Now()), nil
+}
+
+// retryAfter reads the header of this name, seconds or a date.
+func retryAfter(value string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(at.Sub(now), 0)
+	}
+	return 0
 }
 
 func transportTo(target *config.HTTPTarget) (*http.Transport, error) {

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
+	"github.com/redislock-operator/redislock-operator/internal/fault"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
@@ -42,15 +43,10 @@ func (r *DebounceReconciler) runJob(ctx context.Context, d *v1alpha1.Debounce, a
 	if err != nil {
 		return "", err
 	}
-	if err := patiently(ctx, func() error {
-		err := r.Live.Create(ctx, job.DeepCopy(), client.FieldOwner(statusOwner))
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		return err
-	}); err != nil {
+	if err := patiently(ctx, func() error { return r.createJob(ctx, d, job.DeepCopy()) }); err != nil {
 		return "", fmt.Errorf("creating Job %s: %w", job.Name, err)
 	}
+	fault.Point("debounce.created")
 	if err := run.SetLease(ctx, jobLease); err != nil {
 		// Each renewal tries again; should the claim be lost, the Job has its name.
 		ctrl.LoggerFrom(ctx).Info("Keeping the claim of a Job for longer", "job", job.Name, "error", err.Error())
@@ -66,6 +62,23 @@ func (r *DebounceReconciler) runJob(ctx context.Context, d *v1alpha1.Debounce, a
 		return "", fmt.Errorf("job %s failed: %s: %s", job.Name, ended.Reason, ended.Message)
 	}
 	return fmt.Sprintf("Job %s is complete", job.Name), nil
+}
+
+// createJob creates a Job unless this Debounce has it. One of a Debounce of this name
+// that was deleted goes away by itself.
+func (r *DebounceReconciler) createJob(ctx context.Context, d *v1alpha1.Debounce, job *batchv1.Job) error {
+	taken := r.Live.Create(ctx, job, client.FieldOwner(statusOwner))
+	if !apierrors.IsAlreadyExists(taken) {
+		return taken
+	}
+	there := &batchv1.Job{}
+	switch err := r.Live.Get(ctx, client.ObjectKeyFromObject(job), there); {
+	case err != nil:
+		return errors.Join(taken, client.IgnoreNotFound(err)) // gone in this moment
+	case !metav1.IsControlledBy(there, d):
+		return fmt.Errorf("it belongs to something else, delete or rename it: %w", taken)
+	}
+	return nil
 }
 
 // jobOf is the Job of a generation.
@@ -127,7 +140,7 @@ func (r *DebounceReconciler) awaitJob(ctx context.Context, key client.ObjectKey,
 		case apierrors.IsNotFound(err):
 			return gone, nil
 		case err == nil && !metav1.IsControlledBy(job, d):
-			return batchv1.JobCondition{}, fmt.Errorf("job %s belongs to something else: delete or rename it", key.Name)
+			return gone, nil
 		case err == nil:
 			if c := endOf(job); c != nil {
 				return *c, nil

@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -17,25 +18,27 @@ import (
 
 // restart has the pods of a workload made anew, once for each generation: its
 // annotations say which was the last, and the version that was read is that which is
-// written, so that an older one cannot come after.
+// written. A higher generation there does not stand for this one: it may be that of
+// another Debounce, which ran before this one's last call.
 func (r *DebounceReconciler) restart(ctx context.Context, d *v1alpha1.Debounce, a *v1alpha1.RestartAction, run redislock.DebounceRun) (string, error) {
-	workload, template := workloadOf(a.Kind)
-	if workload == nil {
-		return "", fmt.Errorf("spec.action.restart.kind %q is none of Deployment, StatefulSet and DaemonSet", a.Kind)
-	}
 	what := fmt.Sprintf("%s %s", a.Kind, a.Name)
+	generation := strconv.FormatUint(run.Generation, 10)
 	done := false
 	err := patiently(ctx, func() error {
+		// A new one at each try: reading into one that was changed keeps the changes.
+		workload, template := workloadOf(a.Kind)
+		if workload == nil {
+			return apierrors.NewBadRequest("spec.action.restart.kind is none of Deployment, StatefulSet and DaemonSet")
+		}
 		if err := r.Live.Get(ctx, client.ObjectKey{Namespace: d.Namespace, Name: a.Name}, workload); err != nil {
 			return err
 		}
 		before := workload.DeepCopyObject().(client.Object)
 		pods := template(workload)
-		last, _ := strconv.ParseUint(pods.Annotations[v1alpha1.RestartAnnotation], 10, 64)
-		if done = last >= run.Generation; done {
+		if done = pods.Annotations[v1alpha1.RestartAnnotation] == generation; done {
 			return nil
 		}
-		metav1.SetMetaDataAnnotation(&pods.ObjectMeta, v1alpha1.RestartAnnotation, strconv.FormatUint(run.Generation, 10))
+		metav1.SetMetaDataAnnotation(&pods.ObjectMeta, v1alpha1.RestartAnnotation, generation)
 		metav1.SetMetaDataAnnotation(&pods.ObjectMeta, v1alpha1.RestartedAtAnnotation, time.Now().UTC().Format(time.RFC3339))
 		return r.Live.Patch(ctx, workload, client.StrategicMergeFrom(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(statusOwner))
 	})

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
@@ -42,7 +43,7 @@ func (v debounceView) status() v1alpha1.DebounceStatus {
 	before := v.debounce.Status
 	status := v1alpha1.DebounceStatus{
 		Conditions:         slices.Clone(before.Conditions),
-		ObservedGeneration: v.debounce.Generation,
+		ObservedGeneration: v.triggers.generation,
 		State:              v1alpha1.StateFree,
 		Key:                v.key,
 		Calls:              before.Calls,
@@ -125,6 +126,12 @@ func (v debounceView) callsLost() verdict {
 		return verdict{v1alpha1.ConditionCallsLost, metav1.ConditionTrue, v1alpha1.ReasonCallsLost, fmt.Sprintf(
 			"Redis lost writes that it had acknowledged, and with them the calls of generation %d that no run had finished: call again", lost)}
 	}
+	// A process that was not there, or only watches, has seen no generation: it knows it
+	// by the calls, of which there are fewer than there were.
+	if before := v.debounce.Status; v.observation.Known && before.State == v1alpha1.StateAcquired && v.observation.State.Calls < ptr.Deref(before.Calls, 0) {
+		return verdict{v1alpha1.ConditionCallsLost, metav1.ConditionTrue, v1alpha1.ReasonCallsLost,
+			"Redis lost writes that it had acknowledged, and with them calls that no run had finished: call again"}
+	}
 	// The process that noticed may be gone.
 	was := meta.FindStatusCondition(v.debounce.Status.Conditions, string(v1alpha1.ConditionCallsLost))
 	if was != nil && was.Status == metav1.ConditionTrue && (ran == nil || ran.Started.Before(was.LastTransitionTime.Time)) {
@@ -142,10 +149,10 @@ func (r *DebounceReconciler) write(ctx context.Context, v debounceView, m *debou
 	if v.problem == nil && !v.observation.Known && v.observation.Err == nil && (v.store == nil || v.store.Unreachable == nil) && before.ObservedGeneration != 0 {
 		return 0, nil // the runner will tell
 	}
-	if equality.Semantic.DeepEqual(before, after) || onlyCounters(before, after) {
+	if equality.Semantic.DeepEqual(before, after) || onlyCounters(before, after, v.now) {
 		return 0, nil
 	}
-	if left := statusInterval - time.Since(m.written); left > 0 && onlyProgress(before, after) {
+	if left := statusInterval - time.Since(m.written); left > 0 && onlyProgress(before, after, v.now) {
 		return left, nil
 	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&after)
@@ -189,14 +196,18 @@ func (r *DebounceReconciler) tellCondition(d *v1alpha1.Debounce, kind v1alpha1.C
 }
 
 // onlyCounters says that two statuses differ only in what moves with every call: it is
-// written when something else changes.
-func onlyCounters(before, after v1alpha1.DebounceStatus) bool {
-	after.Calls, after.Runs, after.LastCallAt, after.DueAt = before.Calls, before.Runs, before.LastCallAt, before.DueAt
+// written when something else changes. So is when the run is due, unless the time that
+// was written has passed.
+func onlyCounters(before, after v1alpha1.DebounceStatus, now time.Time) bool {
+	after.Calls, after.Runs, after.LastCallAt = before.Calls, before.Runs, before.LastCallAt
+	if before.DueAt == nil || now.Before(before.DueAt.Time) {
+		after.DueAt = before.DueAt
+	}
 	return equality.Semantic.DeepEqual(before, after)
 }
 
 // onlyProgress says that they differ in calls and runs alone.
-func onlyProgress(before, after v1alpha1.DebounceStatus) bool {
-	after.State, after.LastRun = before.State, before.LastRun
-	return onlyCounters(before, after)
+func onlyProgress(before, after v1alpha1.DebounceStatus, now time.Time) bool {
+	after.State, after.LastRun, after.DueAt = before.State, before.LastRun, before.DueAt
+	return onlyCounters(before, after, now)
 }

@@ -27,10 +27,24 @@ const (
 	longestCall = 256
 )
 
+// absent stands for the content of a ConfigMap that is named and not there.
+const absent = "absent"
+
 // triggerState is what of a Debounce's triggers was seen.
 type triggerState struct {
-	contents map[string]string // hashes of ConfigMaps, by name
-	call     *string           // of the annotation
+	// generation is that of the object whose triggers these are; 0 where none were seen.
+	generation int64
+	contents   map[string]string // hashes of ConfigMaps, by name
+	call       *string           // of the annotation
+}
+
+// triggersIn are those that a status tells of.
+func triggersIn(status v1alpha1.DebounceStatus) triggerState {
+	s := triggerState{generation: status.ObservedGeneration, contents: map[string]string{}, call: status.Call}
+	for _, content := range status.Triggers {
+		s.contents[content.Name] = content.Hash
+	}
+	return s
 }
 
 func (s triggerState) list() []v1alpha1.ConfigMapContent {
@@ -41,80 +55,88 @@ func (s triggerState) list() []v1alpha1.ConfigMapContent {
 	return list
 }
 
-// trigger calls where a trigger is not as it was, and returns how triggers are now, or,
-// where a call could not be recorded, were. The status says how they were: what was not
-// written there is called for again. What is seen for the first time is no call.
-func (r *DebounceReconciler) trigger(ctx context.Context, d *v1alpha1.Debounce, m *debounceMemory, may bool) (triggerState, *problem, error) {
-	was := triggerState{contents: map[string]string{}, call: d.Status.Call}
-	for _, content := range d.Status.Triggers {
-		was.contents[content.Name] = content.Hash
+// under is what was seen, as if the spec had always been as it is now. What is seen for
+// the first time is no call, nor is a ConfigMap that a changed spec names.
+func (s triggerState) under(is triggerState) triggerState {
+	switch s.generation {
+	case 0:
+		return is
+	case is.generation:
+		return s
 	}
-	first := d.Status.ObservedGeneration == 0
-	is := triggerState{call: was.call}
-	var p *problem
-	var err error
-	if is.contents, p, err = r.contents(ctx, d); p != nil || err != nil {
-		is.contents = was.contents
+	contents := maps.Clone(is.contents)
+	for name := range contents {
+		if before, known := s.contents[name]; known {
+			contents[name] = before
+		}
+	}
+	return triggerState{generation: is.generation, contents: contents, call: s.call}
+}
+
+// changed are the names of ConfigMaps that are not as they were.
+func (s triggerState) changed(is triggerState) []string {
+	names := map[string]struct{}{}
+	for name, before := range s.contents {
+		if is.contents[name] != before {
+			names[name] = struct{}{}
+		}
+	}
+	for name := range is.contents {
+		if _, known := s.contents[name]; !known {
+			names[name] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// trigger calls where a trigger is not as it was, and returns how triggers are now, or,
+// where a call could not be recorded or may not, were. The status says how they were for
+// the process that comes next.
+func (r *DebounceReconciler) trigger(ctx context.Context, d *v1alpha1.Debounce, m *debounceMemory, may bool) (triggerState, *problem, error) {
+	if m.triggers.generation == 0 {
+		m.triggers = triggersIn(d.Status)
+	}
+	contents, p, err := r.contents(ctx, d)
+	if err != nil {
+		return m.triggers, p, err
+	}
+	is := triggerState{generation: d.Generation, contents: contents, call: m.triggers.call}
+	if p != nil {
+		is.contents = m.triggers.contents
 	}
 	if value, ok := d.Annotations[v1alpha1.CallAnnotation]; ok && len(value) > redislock.MaxPayload {
 		p = cmp.Or(p, &problem{v1alpha1.ReasonTriggerInvalid, fmt.Sprintf(
 			"the annotation %s is %d bytes long, and a payload at most %d: write less into it", v1alpha1.CallAnnotation, len(value), redislock.MaxPayload)})
 	} else if ok {
-		is.call = ptr.To(shortCall(value))
+		is.call = new(shortCall(value))
 	}
+	m.triggers = m.triggers.under(is)
 	if !may {
-		return was, p, err
+		return m.triggers, p, nil
 	}
-
-	// A ConfigMap that a changed spec names is not a changed ConfigMap.
-	respecified := d.Status.ObservedGeneration != d.Generation
-	var changed []string
-	for name := range union(was.contents, is.contents) {
-		before, had := was.contents[name]
-		now, has := is.contents[name]
-		if before != now && (had && has || !respecified) {
-			changed = append(changed, name)
-		}
-	}
-	if !first && len(changed) > 0 && !maps.Equal(m.called.contents, is.contents) {
-		slices.Sort(changed)
+	if changed := m.triggers.changed(is); len(changed) > 0 {
 		if err := r.call(ctx, d, "configmap", namesOf(changed)); err != nil {
-			return was, p, err
+			return m.triggers, p, err
 		}
-		m.called.contents = is.contents
+		m.triggers.contents = is.contents
 	}
-	was.contents = is.contents
-	if !first && is.call != nil && !ptr.Equal(was.call, is.call) && !ptr.Equal(m.called.call, is.call) {
+	if !ptr.Equal(m.triggers.call, is.call) {
 		if err := r.call(ctx, d, "annotation", d.Annotations[v1alpha1.CallAnnotation]); err != nil {
-			return was, p, err
+			return m.triggers, p, err
 		}
-		m.called.call = is.call
+		m.triggers.call = is.call
 	}
-	return is, p, err
-}
-
-func union[V any](a, b map[string]V) map[string]struct{} {
-	all := map[string]struct{}{}
-	for name := range a {
-		all[name] = struct{}{}
-	}
-	for name := range b {
-		all[name] = struct{}{}
-	}
-	return all
+	return m.triggers, p, nil
 }
 
 // call records a call of a trigger.
 func (r *DebounceReconciler) call(ctx context.Context, d *v1alpha1.Debounce, trigger, payload string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, there, err := r.Runners.Call(ctx, client.ObjectKeyFromObject(d), []byte(payload))
-	if err != nil {
+	if err := r.Runners.Call(ctx, client.ObjectKeyFromObject(d), []byte(payload)); err != nil {
 		return fmt.Errorf("recording a call by %s: %w", trigger, err)
 	}
-	if there {
-		measureDebounceCall(client.ObjectKeyFromObject(d), trigger)
-	}
+	measureDebounceCall(client.ObjectKeyFromObject(d), trigger)
 	return nil
 }
 
@@ -127,15 +149,23 @@ func (r *DebounceReconciler) contents(ctx context.Context, d *v1alpha1.Debounce)
 	if err != nil {
 		return nil, &problem{v1alpha1.ReasonTriggerInvalid, fmt.Sprintf("ConfigMaps cannot be read: %v", err)}, err
 	}
+	contents, p := selected(d.Spec.Triggers.ConfigMaps, all)
+	return contents, p, nil
+}
+
+// selected are the hashes of those of all that triggers name or select.
+func selected(triggers []v1alpha1.ConfigMapTrigger, all []debounce.Content) (map[string]string, *problem) {
 	contents := map[string]string{}
-	for i, trigger := range d.Spec.Triggers.ConfigMaps {
+	for i, trigger := range triggers {
 		matches := func(c debounce.Content) bool { return c.Name == trigger.Name }
 		if trigger.Selector != nil {
 			selector, err := metav1.LabelSelectorAsSelector(trigger.Selector)
 			if err != nil {
-				return nil, &problem{v1alpha1.ReasonTriggerInvalid, fmt.Sprintf("spec.triggers.configMaps[%d].selector: %v", i, err)}, nil
+				return nil, &problem{v1alpha1.ReasonTriggerInvalid, fmt.Sprintf("spec.triggers.configMaps[%d].selector: %v", i, err)}
 			}
 			matches = func(c debounce.Content) bool { return selector.Matches(labels.Set(c.Labels)) }
+		} else if contents[trigger.Name] == "" {
+			contents[trigger.Name] = absent
 		}
 		for _, content := range all {
 			if matches(content) {
@@ -145,9 +175,9 @@ func (r *DebounceReconciler) contents(ctx context.Context, d *v1alpha1.Debounce)
 	}
 	if len(contents) > mostTriggers {
 		return nil, &problem{v1alpha1.ReasonTriggerInvalid, fmt.Sprintf(
-			"spec.triggers.configMaps selects %d ConfigMaps, more than the %d that can be watched: write a narrower selector", len(contents), mostTriggers)}, nil
+			"spec.triggers.configMaps selects %d ConfigMaps, more than the %d that can be watched: write a narrower selector", len(contents), mostTriggers)}
 	}
-	return contents, nil, nil
+	return contents, nil
 }
 
 // namesOf is the payload of a call by ConfigMaps.

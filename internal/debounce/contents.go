@@ -113,7 +113,6 @@ func (c *Contents) watch(ctx context.Context) error {
 	if c.watching {
 		return nil
 	}
-	c.watching = true
 	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc: c.changed, DeleteFunc: c.changed,
 		UpdateFunc: func(before, after any) {
@@ -123,16 +122,18 @@ func (c *Contents) watch(ctx context.Context) error {
 			}
 		},
 	})
+	c.watching = err == nil
 	return err
 }
 
 // hashAnnotation has the hash, in the cache alone.
 const hashAnnotation = "redislock.io/content-hash"
 
-// condense keeps of a ConfigMap what is needed, for there may be many large ones.
+// condense keeps of a ConfigMap what is needed, for there may be many large ones. It may
+// get what it made, which has no time of creation.
 func condense(o any) (any, error) {
 	m, ok := o.(*corev1.ConfigMap)
-	if !ok {
+	if !ok || m.CreationTimestamp.IsZero() {
 		return o, nil
 	}
 	return &corev1.ConfigMap{

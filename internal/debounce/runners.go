@@ -38,8 +38,8 @@ type Settings struct {
 const (
 	// lease of a claim until its action has begun.
 	lease = 30 * time.Second
-	// retention is how long Redis remembers a debounce that nobody calls.
-	retention = 7 * 24 * time.Hour
+	// Retention is how long Redis remembers a debounce that nobody calls.
+	Retention = 7 * 24 * time.Hour
 	// watchInterval is how often the state of one that is not run here is asked for.
 	watchInterval = time.Minute
 	// firstPause and longestPause lie between two tries to run where trying again at once
@@ -105,7 +105,7 @@ func (r *Runners) Ensure(object types.NamespacedName, uid types.UID, spec Spec, 
 	if n.debouncer, err = spec.Client.Debouncer(spec.Key, redislock.Debounce{
 		Wait: spec.Settings.Wait, MaxWait: spec.Settings.MaxWait, MinInterval: spec.Settings.MinInterval,
 		Edge: spec.Settings.Edge, Payload: spec.Settings.Payload, Claimant: spec.Settings.Claimant,
-		Lease: lease, Retention: max(retention, 3*(spec.Settings.MaxWait+spec.Settings.MinInterval)), OnState: n.saw,
+		Lease: lease, Retention: max(Retention, 3*(spec.Settings.MaxWait+spec.Settings.MinInterval)), OnState: n.saw,
 	}); err != nil {
 		r.mu.Unlock()
 		return err
@@ -132,17 +132,19 @@ func (r *Runners) Get(object types.NamespacedName, uid types.UID) Observation {
 	return n.observe()
 }
 
-// Call records a call through the runner of an object; it answers false where there is
-// none.
-func (r *Runners) Call(ctx context.Context, object types.NamespacedName, payload []byte, opts ...redislock.CallOption) (redislock.Call, bool, error) {
+// ErrNoRunner: an object has none, or no longer.
+var ErrNoRunner = errors.New("nothing runs this Debounce here")
+
+// Call records a call through the runner of an object.
+func (r *Runners) Call(ctx context.Context, object types.NamespacedName, payload []byte) error {
 	r.mu.Lock()
 	n := r.runners[object]
 	r.mu.Unlock()
 	if n == nil {
-		return redislock.Call{}, false, nil
+		return ErrNoRunner
 	}
-	call, err := n.debouncer.Call(ctx, payload, opts...)
-	return call, true, err
+	_, err := n.debouncer.Call(ctx, payload)
+	return err
 }
 
 // Stop ends the runner of an object, if there is one. What it runs is claimed still, for
