@@ -453,7 +453,7 @@ type ConfigMapContent struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:categories=redislock
+// +kubebuilder:resource:categories=redislock-operator
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`,description="ACQUIRED while calls wait or a run goes on"
 // +kubebuilder:printcolumn:name="Runs",type=integer,JSONPath=`.status.runs`,description="Runs in all"
 // +kubebuilder:printcolumn:name="Last-Run",type=date,JSONPath=`.status.lastRun.startedAt`,description="How long ago the last run began"

@@ -386,7 +386,7 @@ type LockGrant struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:shortName=rlock,categories=redislock
+// +kubebuilder:resource:shortName=rlock,categories=redislock-operator
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`,description="ACQUIRED while this cluster holds the lock"
 // +kubebuilder:printcolumn:name="Holder",type=string,JSONPath=`.status.holder.cluster`,description="The cluster that holds the lock"
 // +kubebuilder:printcolumn:name="Fence",type=integer,JSONPath=`.status.fencingToken`,description="The highest fencing token seen"

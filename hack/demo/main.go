@@ -99,6 +99,9 @@ func run(ctx context.Context) (err error) {
 	if err := story(ctx, sites); err != nil {
 		return err
 	}
+	if err := debounceStory(ctx, sites); err != nil {
+		return err
+	}
 	if err := guardStory(ctx, sites, redis.URL()); err != nil {
 		return err
 	}
@@ -108,7 +111,7 @@ func run(ctx context.Context) (err error) {
 	}
 	fmt.Println("\nEverything keeps running. In another terminal:")
 	for _, s := range sites {
-		get, err := s.cluster.KubectlCommand(ctx, "get", "redislocks,cronjobs,jobs", "-A")
+		get, err := s.cluster.KubectlCommand(ctx, "get", "redislocks,debounces,cronjobs,jobs", "-A")
 		if err != nil {
 			return err
 		}

@@ -3,10 +3,12 @@ package callapi
 import (
 	"context"
 	"errors"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock"
 )
 
 // MaxPayload bounds the body of a call, in bytes.
-const MaxPayload = 64 << 10
+const MaxPayload = redislock.MaxPayload
 
 // Errors of a Caller; whatever else it returns is answered as an internal error, with the
 // text in the log only.
