@@ -22,8 +22,11 @@ func startDebounce(t *testing.T, g *WithT, settings Debounce) (p *proxy.Proxy, b
 		g.Expect(rdb.ScriptLoad(t.Context(), s.source).Err()).To(Succeed())
 	}
 	p = proxy.Start(t, server.URL())
-	behind = debouncer(t, newClient(t, connect(t, p.URL(), singleShot, impatient)), settings)
-	stateOf(t, behind) // it knows the server's time
+	behind = debouncer(t, newClient(t, connect(t, p.URL(), singleShot)), settings)
+	g.Eventually(func() error { // it knows the server's time
+		_, err := behind.State(t.Context())
+		return err
+	}).Should(Succeed())
 	return p, behind, debouncer(t, dial(t, server.URL()), settings)
 }
 
@@ -74,7 +77,7 @@ func TestInterleaving23ARetriedCallCountsOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := within(t)
-			p, d, _ := startDebounce(t, g, Debounce{Wait: time.Hour})
+			p, d, other := startDebounce(t, g, Debounce{Wait: time.Hour})
 			dropped := p.DropReply(callOf())
 			copied := p.Duplicate(callOf())
 			call, err := d.Call(t.Context(), []byte("one"), opts...)
@@ -86,7 +89,7 @@ func TestInterleaving23ARetriedCallCountsOnce(t *testing.T) {
 			if opts != nil {
 				g.Expect(mustCall(t, d, "one", opts...).Again).To(BeTrue())
 			}
-			g.Expect(stateOf(t, d)).To(And(HaveField("Waiting", 1), HaveField("Calls", int64(1)), HaveField("Pending", call.Generation)))
+			g.Expect(stateOf(t, other)).To(And(HaveField("Waiting", 1), HaveField("Calls", int64(1)), HaveField("Pending", call.Generation)))
 		})
 	}
 }
@@ -94,21 +97,21 @@ func TestInterleaving23ARetriedCallCountsOnce(t *testing.T) {
 func TestInterleaving23ALateDuplicateDoesNotRestoreAnOlderPayload(t *testing.T) {
 	t.Parallel()
 	g := within(t)
-	p, d, _ := startDebounce(t, g, Debounce{Wait: time.Hour})
+	p, d, other := startDebounce(t, g, Debounce{Wait: time.Hour})
 	copied := p.Duplicate(callOf())
 	mustCall(t, d, "old")
 	<-copied.Arrived
 	mustCall(t, d, "new")
-	before := d.c.rdb.HGetAll(t.Context(), debounceKey).Val()
+	before := other.c.rdb.HGetAll(t.Context(), debounceKey).Val()
 	g.Expect(before).To(HaveKeyWithValue("lastPayload", "new"))
 	g.Expect(copied.Deliver()).To(ContainSubstring("again"))
-	g.Expect(d.c.rdb.HGetAll(t.Context(), debounceKey).Val()).To(Equal(before))
+	g.Expect(other.c.rdb.HGetAll(t.Context(), debounceKey).Val()).To(Equal(before))
 }
 
 func TestInterleaving23ACallThatIsStuckIsOvertakenByItsRetry(t *testing.T) {
 	t.Parallel()
 	g := within(t)
-	p, d, _ := startDebounce(t, g, Debounce{Wait: brief})
+	p, d, other := startDebounce(t, g, Debounce{Wait: brief})
 	stuck := p.Hold(callOf())
 	call := mustCall(t, d, "old") // its second try
 	<-stuck.Arrived
@@ -116,9 +119,9 @@ func TestInterleaving23ACallThatIsStuckIsOvertakenByItsRetry(t *testing.T) {
 	run := nextRun(g, runs)
 	g.Expect(run.Generation).To(Equal(call.Generation))
 	run.end <- nil
-	g.Eventually(func() DebounceState { return stateOf(t, d) }).Should(HaveField("Quiet()", true))
+	g.Eventually(func() DebounceState { return stateOf(t, other) }).Should(HaveField("Quiet()", true))
 	g.Expect(stuck.Deliver()).To(Or(ContainSubstring("again"), ContainSubstring("late")))
-	g.Expect(stateOf(t, d)).To(And(HaveField("Open", false), HaveField("Calls", int64(1))))
+	g.Expect(stateOf(t, other)).To(And(HaveField("Open", false), HaveField("Calls", int64(1))))
 }
 
 func TestInterleaving23ADeletedWindowDoesNotRestartItsGeneration(t *testing.T) {
@@ -128,14 +131,14 @@ func TestInterleaving23ADeletedWindowDoesNotRestartItsGeneration(t *testing.T) {
 	copied := p.Duplicate(callOf())
 	first := mustCall(t, d, "old")
 	<-copied.Arrived
-	g.Expect(d.c.rdb.Del(t.Context(), debounceKey).Err()).To(Succeed())
+	g.Expect(other.c.rdb.Del(t.Context(), debounceKey).Err()).To(Succeed())
 	g.Expect(copied.Deliver()).To(ContainSubstring("again"), "it was counted")
-	g.Expect(stateOf(t, d).Open).To(BeFalse())
+	g.Expect(stateOf(t, other).Open).To(BeFalse())
 	second := mustCall(t, other, "new")
 	g.Expect(second.Generation).To(BeNumerically(">", first.Generation))
 	g.Expect(second.Opened).To(BeTrue())
 	g.Expect(copied.Deliver()).To(ContainSubstring("again"))
-	g.Expect(d.c.rdb.HGet(t.Context(), debounceKey, "firstPayload").Val()).To(Equal("new"))
+	g.Expect(other.c.rdb.HGet(t.Context(), debounceKey, "firstPayload").Val()).To(Equal("new"))
 }
 
 func TestInterleaving23AClaimThatIsRepeatedIsOneRun(t *testing.T) {
