@@ -33,6 +33,8 @@ var _ = Describe("Two clusters and one Redis", func() {
 		Expect(before.AcquiredAt).NotTo(BeNil())
 		Expect(*before.Transitions).To(BeEquivalentTo(1))
 		Expect(reason(before, v1alpha1.ConditionReady)).To(Equal(v1alpha1.ReasonOperational))
+		// A category of that name would make it mean several kinds.
+		Expect(holder.Kubectl(ctx, "get", "redislock", lock.Name, "-n", lock.Namespace)).To(ContainSubstring("ACQUIRED"))
 
 		By("killing the holder's manager")
 		Expect(st.managers[holder].Kill()).To(Succeed())
