@@ -10,8 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -155,19 +153,11 @@ func (r *DebounceReconciler) write(ctx context.Context, v debounceView, m *debou
 	if left := statusInterval - time.Since(m.written); left > 0 && onlyProgress(before, after, v.now) {
 		return left, nil
 	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&after)
+	version, err := applyStatus(ctx, r.Client, v.debounce, "Debounce", &after)
 	if err != nil {
-		return 0, fmt.Errorf("encoding the status: %w", err)
-	}
-	apply := &unstructured.Unstructured{Object: map[string]any{"status": content}}
-	apply.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("Debounce"))
-	apply.SetNamespace(v.debounce.Namespace)
-	apply.SetName(v.debounce.Name)
-	apply.SetUID(v.debounce.UID) // not the status of an object that was made anew
-	if err := r.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(apply), client.FieldOwner(statusOwner), client.ForceOwnership); err != nil {
 		return 0, client.IgnoreNotFound(err)
 	}
-	m.status, m.version, m.written = after, apply.GetResourceVersion(), time.Now()
+	m.status, m.version, m.written = after, version, time.Now()
 	for _, kind := range []v1alpha1.ConditionType{v1alpha1.ConditionReady, v1alpha1.ConditionCallsLost} {
 		r.tellCondition(v.debounce, kind, before.Conditions, after.Conditions)
 	}

@@ -3,14 +3,11 @@ package controllers
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -345,19 +342,11 @@ func (r *RedisLockReconciler) write(ctx context.Context, v view) error {
 	if equality.Semantic.DeepEqual(before, after) {
 		return nil
 	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&after)
+	version, err := applyStatus(ctx, r.Client, v.lock, "RedisLock", &after)
 	if err != nil {
-		return fmt.Errorf("encoding the status: %w", err)
-	}
-	apply := &unstructured.Unstructured{Object: map[string]any{"status": content}}
-	apply.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("RedisLock"))
-	apply.SetNamespace(v.lock.Namespace)
-	apply.SetName(v.lock.Name)
-	apply.SetUID(v.lock.UID) // not the status of an object that was made anew
-	if err := r.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(apply), client.FieldOwner(statusOwner), client.ForceOwnership); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	r.memory.of(object).show(v.lock.UID, apply.GetResourceVersion(), after)
+	r.memory.of(object).show(v.lock.UID, version, after)
 	measureTransitions(object, ptr.Deref(after.Transitions, 0)-ptr.Deref(before.Transitions, 0))
 	for _, event := range eventsOf(before, after, v.lock.Spec.Hold, r.memory.of(object).yielded().fence) {
 		r.Recorder.Eventf(v.lock, nil, event.Type, string(event.Reason), string(event.Action), "%s", event.Message)
