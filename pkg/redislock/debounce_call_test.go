@@ -149,11 +149,11 @@ func TestCallsBehindOneThatIsUnderWayAreOneRequest(t *testing.T) {
 func TestOneOfTheCallsOfARequestHasOpenedTheWindow(t *testing.T) {
 	t.Parallel()
 	g := within(t)
-	p := proxy.Start(t, startRedis(t).URL())
+	server := startRedis(t)
+	p := proxy.Start(t, server.URL())
 	d := debouncer(t, dial(t, p.URL()), Debounce{})
 	mustCall(t, d, "warm")
-	g.Expect(d.c.rdb.Del(t.Context(), debounceKey).Err()).To(Succeed())
-	stuck := p.Hold(callOf())
+	stuck, behind := p.Hold(callOf()), p.Hold(callOf())
 	var opened atomic.Int32
 	var calls sync.WaitGroup
 	call := func() {
@@ -169,8 +169,10 @@ func TestOneOfTheCallsOfARequestHasOpenedTheWindow(t *testing.T) {
 		calls.Go(call)
 	}
 	g.Eventually(func() int { return queued(d) }).Should(Equal(10))
-	g.Expect(stuck.Cut()).To(Succeed())
-	g.Expect(d.c.rdb.Del(t.Context(), debounceKey).Err()).To(Succeed())
+	g.Expect(stuck.Deliver()).To(ContainSubstring("recorded"))
+	<-behind.Arrived
+	g.Expect(connect(t, server.URL()).Del(t.Context(), debounceKey).Err()).To(Succeed())
+	g.Expect(behind.Deliver()).To(ContainSubstring("recorded"))
 	calls.Wait()
 	g.Expect(opened.Load()).To(BeEquivalentTo(1))
 }
