@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -140,7 +139,7 @@ func (r *DebounceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 	v.triggers, v.problem = triggers, cmp.Or(v.problem, p)
 	v.observation = r.Runners.Get(req.NamespacedName, d.UID)
 	if store := r.Stores.Get(debounceStore(d)); store != nil {
-		v.store = ptr.To(store.State())
+		v.store = new(store.State())
 	}
 	again, err := r.write(ctx, v, m)
 	return ctrl.Result{RequeueAfter: again}, errors.Join(failed, err)
