@@ -140,6 +140,10 @@ bench: redis ## Measure the lock beside its peers, in one run of 11 minutes (BEN
 bench-guard: redis controlplane ## Measure the guard: start of a Job, a long queue, API requests (BENCH_ARGS: -starts, -queued, -locks).
 	$(GO) run ./test/guardbench $(BENCH_ARGS)
 
+.PHONY: bench-debounce
+bench-debounce: redis controlplane ## Measure what Debounces cost that nobody calls (BENCH_ARGS: -debounces, -watched).
+	$(GO) run ./test/guardbench -starts=0 -queued=0 -debounces=1000 $(BENCH_ARGS)
+
 .PHONY: redis
 redis: ## Install redis-server where it is missing.
 	@hack/ensure-redis.sh

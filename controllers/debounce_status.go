@@ -144,7 +144,7 @@ func (r *DebounceReconciler) write(ctx context.Context, v debounceView, m *debou
 	object := client.ObjectKeyFromObject(v.debounce)
 	before, after := v.debounce.Status, v.status()
 	measureDebounce(object, after.State)
-	if v.problem == nil && !v.observation.Known && v.observation.Err == nil && (v.store == nil || v.store.Unreachable == nil) && before.ObservedGeneration != 0 {
+	if v.problem == nil && !v.observation.Known && v.observation.Err == nil && (v.store == nil || v.store.Unreachable == nil) {
 		return 0, nil // the runner will tell
 	}
 	if equality.Semantic.DeepEqual(before, after) || onlyCounters(before, after, v.now) {

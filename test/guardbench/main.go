@@ -1,10 +1,11 @@
-// Command guardbench measures the guard on a real API server, controller manager and
+// Command guardbench measures the operator on a real API server, controller manager and
 // Redis, with pods that kwok plays:
 //
 //   - start: the time from the creation of a guarded Job until it is let go, with the
 //     lock free, and the requests to the API server for each run;
 //   - queue: many guarded Jobs queued on some locks drain, in the order of their
-//     creation; what that costs the manager.
+//     creation; what that costs the manager;
+//   - debounces: what many Debounces cost that nobody calls.
 //
 // It prints one table for each and ends with an error where a promise was broken.
 package main
@@ -45,6 +46,9 @@ var (
 	starts = flag.Int("starts", 200, "guarded Jobs to start one after the other, for each kind of hold; 0 leaves this out")
 	queued = flag.Int("queued", 2000, "guarded Jobs to queue; 0 leaves this out")
 	locks  = flag.Int("locks", 50, "locks to queue them on")
+
+	debounces = flag.Int("debounces", 0, "Debounces that nobody calls; 0 leaves this out")
+	watched   = flag.Duration("watched", 3*time.Minute, "for how long they are watched")
 )
 
 func main() {
@@ -62,6 +66,7 @@ func main() {
 type bench struct {
 	client.WithWatch
 	manager *operator.Manager
+	redis   string // its URL
 }
 
 func run(ctx context.Context) (err error) {
@@ -103,7 +108,7 @@ func run(ctx context.Context) (err error) {
 	if err := manager.Start(); err != nil {
 		return err
 	}
-	b := &bench{WithWatch: kube, manager: manager}
+	b := &bench{WithWatch: kube, manager: manager, redis: redis.URL()}
 	if err := poll.Until(ctx, time.Minute, 20*time.Millisecond, func() error { return manager.Ready(ctx) }); err != nil {
 		return fmt.Errorf("%w\n%s", err, manager.Tail())
 	}
@@ -115,7 +120,12 @@ func run(ctx context.Context) (err error) {
 		}
 	}
 	if *queued > 0 {
-		return b.queue(ctx)
+		if err := b.queue(ctx); err != nil {
+			return err
+		}
+	}
+	if *debounces > 0 {
+		return b.idle(ctx)
 	}
 	return nil
 }
