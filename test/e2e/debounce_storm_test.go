@@ -69,7 +69,7 @@ var _ = Describe("A storm of calls, while managers are killed", func() {
 						}).WithContext(ctx).WithTimeout(patient).Should(Succeed())
 					}
 					if i%10 == 9 { // bursts
-						time.Sleep(rand.N(2 * time.Second))
+						time.Sleep(rand.N(5 * time.Second))
 					}
 				}
 			})
