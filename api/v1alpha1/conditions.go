@@ -78,12 +78,8 @@ const (
 	// ConfigMaps than can be watched.
 	ReasonTriggerInvalid ConditionReason = "TriggerInvalid"
 
-	// ReasonActionInvalid: the API server does not take the Job that spec.action.job
-	// makes, or the operator may not do what the action says.
+	// ReasonActionInvalid: no runner can be made of the spec.
 	ReasonActionInvalid ConditionReason = "ActionInvalid"
-
-	// ReasonWorkloadMissing: the workload of spec.action.restart does not exist.
-	ReasonWorkloadMissing ConditionReason = "WorkloadMissing"
 
 	// ReasonURLNotAllowed: spec.action.http.url lies under none of the targets that the
 	// operator's configuration has for this namespace.

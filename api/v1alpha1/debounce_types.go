@@ -251,8 +251,8 @@ type JobAction struct {
 	// template is the Job, as in a CronJob. Of its metadata the labels and annotations
 	// are used. The Job's name is made of the Debounce's and of the generation, and
 	// each container gets the variables REDISLOCK_DEBOUNCE_GENERATION,
-	// REDISLOCK_DEBOUNCE_PAYLOAD and REDISLOCK_DEBOUNCE_CALLS. What makes no valid Job
-	// shows in the condition Ready.
+	// REDISLOCK_DEBOUNCE_PAYLOAD and REDISLOCK_DEBOUNCE_CALLS. What makes no valid
+	// Job fails the run, and shows in the message of lastRun and in an event.
 	// +required
 	// +kubebuilder:validation:XValidation:rule="!has(self.metadata) || (!has(self.metadata.name) && !has(self.metadata.namespace) && !has(self.metadata.finalizers))",message="of a Job template's metadata the labels and annotations are used alone, and the operator names the Job: take name, namespace and finalizers out"
 	Template batchv1.JobTemplateSpec `json:"template,omitzero"` //nolint:kubeapilinter // what a Job template must have is in its own schema

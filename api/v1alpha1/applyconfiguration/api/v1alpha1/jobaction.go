@@ -30,8 +30,8 @@ type JobActionApplyConfiguration struct {
 	// template is the Job, as in a CronJob. Of its metadata the labels and annotations
 	// are used. The Job's name is made of the Debounce's and of the generation, and
 	// each container gets the variables REDISLOCK_DEBOUNCE_GENERATION,
-	// REDISLOCK_DEBOUNCE_PAYLOAD and REDISLOCK_DEBOUNCE_CALLS. What makes no valid Job
-	// shows in the condition Ready.
+	// REDISLOCK_DEBOUNCE_PAYLOAD and REDISLOCK_DEBOUNCE_CALLS. What makes no valid
+	// Job fails the run, and shows in the message of lastRun and in an event.
 	Template *v1.JobTemplateSpec `json:"template,omitempty"`
 	// successfulJobsHistoryLimit is how many Jobs that succeeded are kept.
 	SuccessfulJobsHistoryLimit *int32 `json:"successfulJobsHistoryLimit,omitempty"`
