@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -173,6 +174,67 @@ func TestAJobOfTheSameNameIsTheRunsOnlyIfItIsTheDebounces(t *testing.T) {
 	g.Expect(mayPass(err)).To(BeTrue(), "one of a deleted Debounce goes away")
 	g.Expect(r.Delete(t.Context(), job, client.PropagationPolicy(metav1.DeletePropagationBackground))).To(Succeed())
 	g.Expect(r.createJob(t.Context(), anew, theirs.DeepCopy())).To(Succeed())
+}
+
+func TestARunEndsWithItsJob(t *testing.T) {
+	t.Parallel()
+	type play = func(*testing.T, client.Client, *batchv1.Job)
+	ends := func(how batchv1.JobConditionType) play {
+		return func(t *testing.T, kube client.Client, job *batchv1.Job) { end(t, kube, job, how) }
+	}
+	deleted := func(t *testing.T, kube client.Client, job *batchv1.Job) {
+		NewWithT(t).Expect(kube.Delete(t.Context(), job, client.PropagationPolicy(metav1.DeletePropagationBackground))).To(Succeed())
+	}
+	replaced := func(t *testing.T, kube client.Client, job *batchv1.Job) {
+		deleted(t, kube, job)
+		NewWithT(t).Expect(kube.Create(t.Context(), wrappers.MakeJob(job.Namespace, job.Name).Obj())).To(Succeed())
+	}
+	const gone = "job rebuild-7 failed: Deleted: it was deleted before it ended"
+	for name, tc := range map[string]struct {
+		play    play
+		unseen  bool // the watch breaks before
+		failure string
+	}{
+		"complete":                  {ends(batchv1.JobComplete), false, ""},
+		"failed":                    {ends(batchv1.JobFailed), false, "job rebuild-7 failed: Because: so it is"},
+		"deleted":                   {deleted, false, gone},
+		"complete, watched by none": {ends(batchv1.JobComplete), true, ""},
+		"deleted, watched by none":  {deleted, true, gone},
+		"replaced, watched by none": {replaced, true, gone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := NewWithT(t)
+			played := false
+			var namespace string
+			var r *DebounceReconciler
+			r, namespace = newActing(t, interceptor.Funcs{Watch: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
+				w, err := c.Watch(ctx, list, opts...)
+				g.Expect(err).NotTo(HaveOccurred())
+				if !played {
+					played = true
+					if tc.unseen {
+						w.Stop()
+					}
+					var jobs batchv1.JobList
+					g.Expect(c.List(ctx, &jobs, client.InNamespace(namespace))).To(Succeed())
+					g.Expect(jobs.Items).To(HaveLen(1))
+					tc.play(t, c, &jobs.Items[0])
+				}
+				return w, nil
+			}})
+			d := newDebounce(t, r, namespace, "rebuild")
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			message, err := r.runJob(ctx, d, aTemplate(), redislock.DebounceRun{Generation: 7})
+			if tc.failure != "" {
+				g.Expect(err).To(MatchError(tc.failure))
+				return
+			}
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(message).To(Equal("Job rebuild-7 is complete"))
+		})
+	}
 }
 
 func TestARestartIsDoneOncePerGeneration(t *testing.T) {
