@@ -4,8 +4,8 @@ import (
 	"testing"
 
 	. "github.com/onsi/gomega"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/callapi"
 	"github.com/redislock-operator/redislock-operator/internal/config"
 	"github.com/redislock-operator/redislock-operator/internal/stores"
@@ -19,11 +19,15 @@ func TestACallGoesIntoTheStoreThatTheDebounceHasNow(t *testing.T) {
 	cfg := config.Config{Stores: []config.Store{{Name: "one", URL: one.URL()}, {Name: "two", URL: two.URL()}}}
 	list := stores.New(cfg)
 	t.Cleanup(func() { list.Close(t.Context()) })
-	d := newDebounce("called")
-	d.Spec.Store = "one"
-	kube := acting(t, interceptor.Funcs{}, d)
+	kube := newKube(t)
+	namespace := newNamespace(t, kube)
+	in := func(store string) *v1alpha1.Debounce {
+		return newDebounce(t, kube, namespace, "called", func(spec *v1alpha1.DebounceSpec) { spec.Store = store })
+	}
+	key := "debounce:" + namespace + ":called"
+	d := in("one")
 	caller := &DebounceCaller{Reader: kube, Config: cfg, Stores: list, ClusterUID: "uid"}
-	call := callapi.Call{Namespace: "ns", Name: "called", Payload: []byte("payload"), Source: "user/source", Sequence: 1}
+	call := callapi.Call{Namespace: namespace, Name: "called", Payload: []byte("payload"), Source: "user/source", Sequence: 1}
 	result, err := caller.Call(t.Context(), call)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(result.Repeated).To(BeFalse())
@@ -31,28 +35,26 @@ func TestACallGoesIntoTheStoreThatTheDebounceHasNow(t *testing.T) {
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(again.Repeated).To(BeTrue())
 	g.Expect(again.Generation).To(Equal(result.Generation))
-	g.Expect(redisserver.Connect(t, one.URL()).TTL(t.Context(), "debounce:ns:called").Val().Hours()).To(BeNumerically(">", 100),
+	g.Expect(redisserver.Connect(t, one.URL()).TTL(t.Context(), key).Val().Hours()).To(BeNumerically(">", 100),
 		"as long as the runners remember it")
 
-	g.Expect(kube.Live.Delete(t.Context(), d)).To(Succeed())
-	anew := newDebounce("called")
-	anew.Spec.Store = "two"
-	g.Expect(kube.Live.Create(t.Context(), anew)).To(Succeed())
+	// A store cannot be changed: the Debounce is made anew.
+	g.Expect(kube.Delete(t.Context(), d)).To(Succeed())
+	d = in("two")
 	_, err = caller.Call(t.Context(), call)
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(redisserver.Connect(t, two.URL()).Exists(t.Context(), "debounce:ns:called").Val()).To(BeEquivalentTo(1))
+	g.Expect(redisserver.Connect(t, two.URL()).Exists(t.Context(), key).Val()).To(BeEquivalentTo(1))
 
-	call.Name = "none"
+	g.Expect(kube.Delete(t.Context(), d)).To(Succeed())
 	_, err = caller.Call(t.Context(), call)
 	g.Expect(err).To(MatchError(callapi.ErrNotFound))
-	anew.Spec.Store = "three"
-	g.Expect(kube.Live.Update(t.Context(), anew)).To(Succeed())
-	call.Name = "called"
+	d = in("three")
 	_, err = caller.Call(t.Context(), call)
 	g.Expect(err).To(MatchError(callapi.ErrInvalid))
+
 	g.Expect(one.Kill()).To(Succeed())
-	anew.Spec.Store = "one"
-	g.Expect(kube.Live.Update(t.Context(), anew)).To(Succeed())
+	g.Expect(kube.Delete(t.Context(), d)).To(Succeed())
+	in("one")
 	_, err = caller.Call(t.Context(), call)
 	g.Expect(err).To(MatchError(callapi.ErrUnreachable))
 }

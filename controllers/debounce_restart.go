@@ -25,7 +25,6 @@ func (r *DebounceReconciler) restart(ctx context.Context, d *v1alpha1.Debounce, 
 	generation := strconv.FormatUint(run.Generation, 10)
 	done := false
 	err := patiently(ctx, func() error {
-		// A new one at each try: reading into one that was changed keeps the changes.
 		workload, template := workloadOf(a.Kind)
 		if workload == nil {
 			return apierrors.NewBadRequest("spec.action.restart.kind is none of Deployment, StatefulSet and DaemonSet")

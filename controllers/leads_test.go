@@ -6,40 +6,38 @@ import (
 
 	. "github.com/onsi/gomega"
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/guard"
+	"github.com/redislock-operator/redislock-operator/test/wrappers"
 )
 
-// cluster has one Job that runs under a grant of which this manager knows nothing.
-func cluster(t *testing.T, leads func() bool) (*RedisLockReconciler, *batchv1.Job) {
+// newLeader has a lock with one Job, which runs under a grant of which this manager
+// knows nothing.
+func newLeader(t *testing.T, leads func() bool) (*RedisLockReconciler, *v1alpha1.RedisLock, *batchv1.Job) {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	NewWithT(t).Expect(batchv1.AddToScheme(scheme)).To(Succeed())
-	NewWithT(t).Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
-	runs := job("runs", "")
-	runs.Annotations = map[string]string{v1alpha1.RunAnnotation: "101", v1alpha1.GrantAnnotation: "100"}
-	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(runs).
-		WithIndex(&batchv1.Job{}, lockIndex, indexJob).WithIndex(&batchv1.CronJob{}, lockIndex, indexCronJob).Build()
-	return &RedisLockReconciler{Client: c, Live: c, Leads: leads}, runs
+	live := newKube(t)
+	namespace := newNamespace(t, live)
+	runs := wrappers.MakeJob(namespace, "runs").Lock("nightly").Annotation(v1alpha1.RunAnnotation, "101").Annotation(v1alpha1.GrantAnnotation, "100").Obj()
+	NewWithT(t).Expect(live.Create(t.Context(), runs)).To(Succeed())
+	lock := &v1alpha1.RedisLock{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "nightly"}}
+	return &RedisLockReconciler{Client: newCached(t, namespace), Live: live, Leads: leads}, lock, runs
 }
 
 func TestAManagerThatMayHaveASuccessorStopsNothing(t *testing.T) {
 	t.Parallel()
-	lock := &v1alpha1.RedisLock{ObjectMeta: metav1.ObjectMeta{Namespace: object.Namespace, Name: object.Name}}
 	for name, test := range map[string]struct {
 		leads func(asked int) bool
-		do    func(*testing.T, Gomega, *RedisLockReconciler)
+		do    func(*testing.T, Gomega, *RedisLockReconciler, *v1alpha1.RedisLock)
 	}{
 		"of Jobs under a lock that it does not hold": {
 			func(int) bool { return false },
-			func(t *testing.T, g Gomega, r *RedisLockReconciler) {
+			func(t *testing.T, g Gomega, r *RedisLockReconciler, lock *v1alpha1.RedisLock) {
 				work := &guarding{RedisLockReconciler: r, lock: lock, problem: &problem{v1alpha1.ReasonStoreInvalid, "wrong"}}
 				g.Expect(work.stop(t.Context())).To(Succeed())
 				g.Expect(work.hold().Known).To(BeFalse())
@@ -48,14 +46,14 @@ func TestAManagerThatMayHaveASuccessorStopsNothing(t *testing.T) {
 		},
 		"of Jobs whose lock it does not see": {
 			func(int) bool { return false },
-			func(t *testing.T, g Gomega, r *RedisLockReconciler) {
-				g.Expect(r.Reconcile(t.Context(), ctrl.Request{NamespacedName: object})).To(Equal(ctrl.Result{RequeueAfter: unsurePause}))
+			func(t *testing.T, g Gomega, r *RedisLockReconciler, lock *v1alpha1.RedisLock) {
+				g.Expect(r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(lock)})).To(Equal(ctrl.Result{RequeueAfter: unsurePause}))
 			},
 		},
 		"when it was paused until the Jobs were listed": {
 			func(asked int) bool { return asked == 1 },
-			func(t *testing.T, g Gomega, r *RedisLockReconciler) {
-				g.Expect(r.Reconcile(t.Context(), ctrl.Request{NamespacedName: object})).To(Equal(ctrl.Result{RequeueAfter: unsurePause}))
+			func(t *testing.T, g Gomega, r *RedisLockReconciler, lock *v1alpha1.RedisLock) {
+				g.Expect(r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(lock)})).To(Equal(ctrl.Result{RequeueAfter: unsurePause}))
 			},
 		},
 	} {
@@ -63,10 +61,10 @@ func TestAManagerThatMayHaveASuccessorStopsNothing(t *testing.T) {
 			t.Parallel()
 			g := NewWithT(t)
 			asked := 0
-			r, runs := cluster(t, func() bool { asked++; return test.leads(asked) })
-			test.do(t, g, r)
-			g.Expect(r.Get(t.Context(), client.ObjectKeyFromObject(runs), runs)).To(Succeed())
-			g.Expect(runs.Spec.Suspend).To(BeNil())
+			r, lock, runs := newLeader(t, func() bool { asked++; return test.leads(asked) })
+			test.do(t, g, r, lock)
+			g.Expect(r.Live.Get(t.Context(), client.ObjectKeyFromObject(runs), runs)).To(Succeed())
+			g.Expect(runs.Spec.Suspend).To(HaveValue(BeFalse()))
 		})
 	}
 }
@@ -90,16 +88,21 @@ func TestSinceWhenAJobIsStopped(t *testing.T) {
 func TestOnlyAJobThatRanHasToSettle(t *testing.T) {
 	t.Parallel()
 	g := NewWithT(t)
-	r, runs := cluster(t, func() bool { return true })
-	waits := job("waits", "")
+	r, lock, runs := newLeader(t, func() bool { return true })
+	waits := wrappers.MakeJob(lock.Namespace, "waits").Lock(lock.Name).Obj()
 	waits.Spec.Suspend = new(true)
 	ran := waits.DeepCopy()
-	ran.Name, ran.UID, ran.Annotations = "ran", "ran", runs.Annotations
-	ran.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobSuspended, Status: "True"}}
-	for _, j := range []*batchv1.Job{waits, ran} {
-		g.Expect(r.Create(t.Context(), j)).To(Succeed())
-	}
-	work := &guarding{RedisLockReconciler: r, lock: &v1alpha1.RedisLock{ObjectMeta: metav1.ObjectMeta{Namespace: object.Namespace, Name: object.Name}}}
+	ran.Name, ran.Annotations = "ran", runs.Annotations
+	g.Expect(r.Create(t.Context(), waits)).To(Succeed())
+	g.Expect(r.Create(t.Context(), ran)).To(Succeed())
+	ran.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobSuspended, Status: corev1.ConditionTrue}}
+	g.Expect(r.Status().Update(t.Context(), ran)).To(Succeed())
+	g.Eventually(func(g Gomega) {
+		jobs, err := r.listJobs(t.Context(), lock.Namespace, lock.Name)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(versions(jobs)).To(And(HaveLen(3), HaveKeyWithValue(ran.Name, ran.ResourceVersion)))
+	}).WithTimeout(within).Should(Succeed())
+	work := &guarding{RedisLockReconciler: r, lock: lock}
 	g.Expect(work.list(t.Context())).To(Succeed())
 	settles := map[string]bool{}
 	for _, j := range work.jobs {
