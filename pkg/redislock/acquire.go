@@ -289,14 +289,9 @@ func (a *attempt) try(ctx context.Context) (*Lock, error) {
 func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	c, cfg := a.c, a.cfg
 	timeout := cfg.operationTimeout()
-	sent := c.clock.now()
-	serverSent := c.server.micros(sent)
-	if serverSent == 0 {
-		if err := c.askTime(ctx, timeout); err != nil {
-			return nil, a.wrap(err)
-		}
-		sent = c.clock.now()
-		serverSent = c.server.micros(sent)
+	sent, notAfter, err := c.notAfter(ctx, timeout)
+	if err != nil {
+		return nil, a.wrap(err)
 	}
 	known, left := c.memory.quarantineRemaining(a.key, sent)
 	if left > 0 {
@@ -307,7 +302,7 @@ func (a *attempt) tryFenced(ctx context.Context) (*Lock, error) {
 	// Of the most that is appended, so that they stay on the stack.
 	keys := append(make([]string, 0, 6), a.key, fence, metadata)
 	args := append(make([]any, 0, 11),
-		a.prefix, wire.Milliseconds(cfg.expiry()), serverSent+timeout.Microseconds(),
+		a.prefix, wire.Milliseconds(cfg.expiry()), notAfter,
 		seen, known.forgiven, wire.Milliseconds(cfg.fenceRetention))
 	script := acquireScript
 	switch {
@@ -509,17 +504,4 @@ func (c *Client) sendRelease(ctx context.Context, timeout time.Duration, cfg *lo
 		return c.run(ctx, timeout, abandonScript, []string{key, queueKey(key), placesKey(key)}, value, wakeChannel(key))
 	}
 	return c.run(ctx, timeout, cfg.releaseScript(), []string{key}, value, wire.Milliseconds(rest), wakeChannel(key), mode)
-}
-
-// askTime learns the server's time where no reply has told it yet.
-func (c *Client) askTime(ctx context.Context, timeout time.Duration) error {
-	sent := c.clock.now()
-	t, err := wire.Bounded(ctx, timeout, func(ctx context.Context) (time.Time, error) {
-		return c.rdb.Time(ctx).Result()
-	})
-	if err != nil {
-		return err
-	}
-	c.server.learn(sent, c.clock.now(), t.UnixMicro())
-	return nil
 }

@@ -330,13 +330,11 @@ func (a *jointAttempt) try(ctx context.Context) (*Locks, error) {
 func (a *jointAttempt) ask(ctx context.Context) (*Locks, error) {
 	c, cfg := a.c, a.cfg
 	timeout := cfg.operationTimeout()
-	if c.server.micros(c.clock.now()) == 0 {
-		if err := c.askTime(ctx, timeout); err != nil {
-			return nil, a.parts[0].wrap(err)
-		}
+	sent, notAfter, err := c.notAfter(ctx, timeout)
+	if err != nil {
+		return nil, a.parts[0].wrap(err)
 	}
-	sent := c.clock.now()
-	args := []any{a.parts[0].prefix, wire.Milliseconds(cfg.expiry()), c.server.micros(sent) + timeout.Microseconds(),
+	args := []any{a.parts[0].prefix, wire.Milliseconds(cfg.expiry()), notAfter,
 		wire.Milliseconds(cfg.fenceRetention), cfg.history, cfg.metadata}
 	seen := make([]uint64, len(a.parts))
 	var quarantine *QuarantineError

@@ -182,7 +182,7 @@ func (d *Debouncer) record(ctx context.Context, source string, sequence uint64, 
 
 func (d *Debouncer) tryRecord(ctx context.Context, source string, sequence uint64, b *callBatch) (Call, error) {
 	c := d.c
-	notAfter, err := c.notAfter(ctx, callTimeout)
+	sent, notAfter, err := c.notAfter(ctx, callTimeout)
 	if err != nil {
 		return Call{}, err
 	}
@@ -190,7 +190,6 @@ func (d *Debouncer) tryRecord(ctx context.Context, source string, sequence uint6
 	if b.count > 1 {
 		args[5] = b.first
 	}
-	sent := c.clock.now()
 	r, err := c.runPatiently(ctx, sent, callTimeout, debounceCallScript, []string{d.key, sourcesKey(d.key), heardKey(d.key)}, args...)
 	if err != nil {
 		return Call{}, err

@@ -217,7 +217,7 @@ func (d *Debouncer) claim(ctx context.Context, awaited uint64) (debounceLook, er
 	if d.c.isClosed() {
 		return debounceLook{}, ErrClosed
 	}
-	notAfter, err := d.c.notAfter(ctx, operationTimeout)
+	_, notAfter, err := d.c.notAfter(ctx, operationTimeout)
 	if err != nil {
 		return debounceLook{}, err
 	}
@@ -468,17 +468,4 @@ func (c *debounceClaim) finish(ctx context.Context, outcome, message string) {
 		}
 		drop()
 	}
-}
-
-// notAfter is the server's time after which a request that is sent now is void; it is
-// asked for where no reply has told it yet.
-func (c *Client) notAfter(ctx context.Context, timeout time.Duration) (int64, error) {
-	now := c.server.micros(c.clock.now())
-	if now == 0 {
-		if err := c.askTime(ctx, timeout); err != nil {
-			return 0, err
-		}
-		now = c.server.micros(c.clock.now())
-	}
-	return now + timeout.Microseconds(), nil
 }

@@ -1,8 +1,11 @@
 package redislock
 
 import (
+	"context"
 	"sync"
 	"time"
+
+	"github.com/redislock-operator/redislock-operator/pkg/redislock/internal/wire"
 )
 
 // stepTolerance is how far the server's clock and ours may drift apart between two
@@ -75,4 +78,32 @@ func fromMicros(micros int64) time.Time {
 		return time.Time{}
 	}
 	return time.UnixMicro(micros).UTC()
+}
+
+// notAfter is the server's time after which a request that is sent now is void. It is
+// asked for where no reply has told it yet; sent is now.
+func (c *Client) notAfter(ctx context.Context, timeout time.Duration) (sent instant, micros int64, err error) {
+	sent = c.clock.now()
+	now := c.server.micros(sent)
+	if now == 0 {
+		if err := c.askTime(ctx, timeout); err != nil {
+			return instant{}, 0, err
+		}
+		sent = c.clock.now()
+		now = c.server.micros(sent)
+	}
+	return sent, now + timeout.Microseconds(), nil
+}
+
+// askTime learns the server's time where no reply has told it yet.
+func (c *Client) askTime(ctx context.Context, timeout time.Duration) error {
+	sent := c.clock.now()
+	t, err := wire.Bounded(ctx, timeout, func(ctx context.Context) (time.Time, error) {
+		return c.rdb.Time(ctx).Result()
+	})
+	if err != nil {
+		return err
+	}
+	c.server.learn(sent, c.clock.now(), t.UnixMicro())
+	return nil
 }
