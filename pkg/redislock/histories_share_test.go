@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	. "github.com/onsi/gomega"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redislock-operator/redislock-operator/test/proxy"
@@ -57,10 +56,11 @@ func (r *room) enter(t *testing.T, l *Lock, alone bool, limit int) {
 	r.most = max(r.most, valid)
 }
 
-func (r *room) visitors() int {
+// seen reports whether enough have entered, and so many of them at once.
+func (r *room) seen(atOnce int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.entered
+	return r.entered >= enoughVisits && r.most >= atOnce
 }
 
 func (r *room) leave(l *Lock) {
@@ -76,8 +76,9 @@ type visit struct {
 }
 
 // visits lives the lives of several processes that come and go, at random, through
-// proxies that cut connections, and repeat old requests when nobody expects them.
-func visits(t *testing.T, limit int, open func(*Client, *rand.Rand) visit) *room {
+// proxies that cut connections, and repeat old requests when nobody expects them. It
+// goes on until enough of them have entered, and atOnce have been in together.
+func visits(t *testing.T, limit, atOnce int, open func(*Client, *rand.Rand) visit) {
 	t.Helper()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -88,7 +89,7 @@ func visits(t *testing.T, limit int, open func(*Client, *rand.Rand) visit) *room
 	go func() {
 		defer stop()
 		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Second) {
-			if r.visitors() >= enoughVisits {
+			if r.seen(atOnce) {
 				return
 			}
 		}
@@ -106,10 +107,9 @@ func visits(t *testing.T, limit int, open func(*Client, *rand.Rand) visit) *room
 	}
 	wg.Wait()
 	t.Logf("%d grants, at most %d at once", r.entered, r.most)
-	if r.entered < enoughVisits {
-		t.Errorf("only %d grants", r.entered)
+	if !r.seen(atOnce) {
+		t.Errorf("nothing was tested: it takes %d grants, and %d at once", enoughVisits, atOnce)
 	}
-	return r
 }
 
 // disturb repeats requests late and cuts connections.
@@ -199,7 +199,7 @@ func waitAtRandom(random *rand.Rand, acquire func(context.Context, ...LockOption
 func TestRandomHistoriesOfASemaphoreHaveNoMoreHoldersThanPermits(t *testing.T) {
 	t.Parallel()
 	const permits = 2
-	r := visits(t, permits, func(c *Client, random *rand.Rand) visit {
+	visits(t, permits, permits, func(c *Client, random *rand.Rand) visit {
 		if random.IntN(10) == 0 {
 			return visit{acquire: waitAtRandom(random, func(ctx context.Context, opts ...LockOption) (*Lock, error) {
 				return c.Acquire(ctx, key, opts...)
@@ -211,12 +211,11 @@ func TestRandomHistoriesOfASemaphoreHaveNoMoreHoldersThanPermits(t *testing.T) {
 		}
 		return visit{acquire: waitAtRandom(random, s.Acquire)}
 	})
-	NewWithT(t).Expect(r.most).To(Equal(permits), "they were used")
 }
 
 func TestRandomHistoriesOfAnRWLockHaveNoWriterBesideAReader(t *testing.T) {
 	t.Parallel()
-	r := visits(t, 1000, func(c *Client, random *rand.Rand) visit {
+	visits(t, 1000, 2, func(c *Client, random *rand.Rand) visit {
 		rw, err := c.RWLock(key)
 		if err != nil {
 			t.Error(err)
@@ -226,7 +225,6 @@ func TestRandomHistoriesOfAnRWLockHaveNoWriterBesideAReader(t *testing.T) {
 		}
 		return visit{acquire: waitAtRandom(random, rw.RLock)}
 	})
-	NewWithT(t).Expect(r.most).To(BeNumerically(">", 1), "there were readers together")
 }
 
 // Whoever had to wait is granted the lock in the order of the tickets: the fences, which
@@ -239,7 +237,7 @@ func TestRandomHistoriesOfAFairLockGrantInOrderOfArrival(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var grants []grant
-	visits(t, 1, func(c *Client, random *rand.Rand) visit {
+	visits(t, 1, 1, func(c *Client, random *rand.Rand) visit {
 		fair := func(ctx context.Context, opts ...LockOption) (*Lock, error) {
 			a, err := c.newAttempt(key, append(opts, WithFair()))
 			if err != nil {
