@@ -183,6 +183,20 @@ func TestListShowsLocksAndNothingBesideThem(t *testing.T) {
 	b.Expect(text).To(MatchRegexp(`(?m)^lock:e +\(another library\) `))
 }
 
+func TestADebounceIsTakenForNoLock(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.redislock("debounce", "call", "debounce:index")
+	b.redislock("acquire", "debounce:lock", "--identity", "blue")
+	b.Expect(b.redislock("ls", "debounce:").stdout).NotTo(ContainSubstring("debounce:index"))
+	b.Expect(b.redislock("ls", "debounce:").stdout).To(ContainSubstring("debounce:lock"))
+	for _, command := range []string{"status", "history"} {
+		r := b.redislock(command, "debounce:index")
+		b.Expect(r.code).To(Equal(69))
+		b.Expect(r.stderr).To(Equal("redislock: debounce:index is a debounce, not a lock: ask redislock debounce status debounce:index\n"))
+	}
+}
+
 func TestListLooksAtManyKeys(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -120,7 +120,27 @@ func (a *App) inspect(ctx context.Context, o *options) (redislock.Info, error) {
 		return redislock.Info{}, err
 	}
 	defer s.close()
-	return s.Inspect(ctx, key)
+	info, err := s.Inspect(ctx, key)
+	if err != nil {
+		return redislock.Info{}, err
+	}
+	if s.isDebounce(ctx, info) {
+		return redislock.Info{}, &exitError{code: exitUnavailable, err: fmt.Errorf("%s is a debounce, not a lock: ask redislock debounce status %[1]s", key)}
+	}
+	return info, nil
+}
+
+// isDebounce reports whether what stands at the key is no lock, but a debounce.
+func (s *store) isDebounce(ctx context.Context, info redislock.Info) bool {
+	if info.Status == redislock.Free || info.Value != "" || len(info.Holders) > 0 {
+		return false
+	}
+	d, err := s.Debouncer(info.Key, redislock.Debounce{})
+	if err != nil {
+		return false
+	}
+	state, err := d.State(ctx) // refuses what is none
+	return err == nil && state.Calls > 0
 }
 
 var historyCommand = command{
@@ -203,6 +223,9 @@ func (a *App) list(ctx context.Context, o *options) error {
 			info, err := s.Inspect(ctx, key)
 			if err != nil {
 				return fmt.Errorf("ls: %w", err)
+			}
+			if s.isDebounce(ctx, info) {
+				continue
 			}
 			state = stateOf(info)
 		}
