@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"sync"
 	"time"
 
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
@@ -25,26 +24,22 @@ func ExampleDebouncer_Run() {
 		log.Panic(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		err := reindex.Run(ctx, func(ctx context.Context, run redislock.DebounceRun) error {
-			// A runner that dies is replaced, so this may happen more than once for one
-			// run.Generation: use it as the key under which the work is done once.
-			fmt.Printf("reindex up to %s, after %d calls\n", run.Payload, run.Calls)
-			cancel()
-			return nil
-		})
-		if err != nil {
-			log.Print(err)
-		}
-	})
-
-	for _, document := range []string{"a", "b", "c"} {
+	defer cancel()
+	for _, document := range []string{"a", "b", "c"} { // from anywhere
 		if _, err := reindex.Call(ctx, []byte(document)); err != nil {
-			log.Print(err)
+			log.Panic(err)
 		}
 	}
-	running.Wait()
+	err = reindex.Run(ctx, func(ctx context.Context, run redislock.DebounceRun) error {
+		// A runner that dies is replaced, so this may happen more than once for one
+		// run.Generation: use it as the key under which the work is done once.
+		fmt.Printf("reindex up to %s, after %d calls\n", run.Payload, run.Calls)
+		cancel() // a service goes on, and runs again after the next calls
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		log.Print(err)
+	}
 	// Output: reindex up to c, after 3 calls
 }
 

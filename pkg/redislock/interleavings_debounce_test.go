@@ -189,3 +189,41 @@ func TestInterleaving23AGiveBackThatComesLateTakesNothing(t *testing.T) {
 	g.Expect(s.Running.Till).To(BeTemporally(">", s.At.Add(time.Minute)))
 	run.end <- nil
 }
+
+func TestInterleaving16WhileASlotMigratesRunsGoOnAndACallWaits(t *testing.T) {
+	t.Parallel()
+	g := within(t)
+	m := startMigration(t, debounceKey)
+	d := debouncer(t, newClient(t, m.cluster), Debounce{Wait: brief})
+	runs, _ := performing(t, d)
+	mustCall(t, d, "before")
+	run := nextRun(g, runs)
+
+	m.begin()
+	mustCall(t, d, "while all keys are still here")
+	m.move(debounceKey)
+	run.end <- nil
+	run = nextRun(g, runs)
+	g.Expect(run.DebounceRun).To(And(HaveField("Payload", []byte("while all keys are still here")), HaveField("Calls", 1)))
+	run.end <- nil
+	g.Eventually(func() DebounceState { return stateOf(t, d) }).Should(HaveField("Runs", int64(2)))
+
+	// The debounce stands there, and what is known of its callers stands here.
+	called := make(chan Call)
+	go func() {
+		call, err := d.Call(t.Context(), []byte("meanwhile"))
+		if err != nil {
+			t.Error(err)
+		}
+		called <- call
+	}()
+	g.Eventually(m.refusals).Should(BeNumerically(">", 10), "more than go-redis itself bears")
+	m.move(sourcesKey(debounceKey))
+	m.move(heardKey(debounceKey))
+	m.end()
+	call := <-called
+	run = nextRun(g, runs)
+	g.Expect(run.DebounceRun).To(And(HaveField("Generation", call.Generation), HaveField("Payload", []byte("meanwhile")), HaveField("Calls", 1)))
+	run.end <- nil
+	g.Eventually(func() DebounceState { return stateOf(t, d) }).Should(And(HaveField("Runs", int64(3)), HaveField("Calls", int64(3))))
+}

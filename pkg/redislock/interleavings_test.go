@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -342,34 +340,13 @@ func TestInterleaving16WhileASlotMigratesHoldersGoOnAndAnAcquireWaits(t *testing
 	t.Parallel()
 	g := within(t)
 	ctx := t.Context()
-	nodes := redisserver.StartCluster(t, 2)
-	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{nodes[0].Addr(), nodes[1].Addr()}, ContextTimeoutEnabled: true})
-	t.Cleanup(func() { _ = cluster.Close() })
-	c := newClient(t, cluster)
+	m := startMigration(t, key)
+	c := newClient(t, m.cluster)
 	l := renewOften(t, mustAcquire(t, c, key, patient()))
 
-	slot := slotOf(key)
-	from, to := connect(t, nodes[0].URL()), connect(t, nodes[1].URL())
-	if primary, err := cluster.MasterForKey(ctx, key); err != nil || primary.Options().Addr == nodes[1].Addr() {
-		g.Expect(err).NotTo(HaveOccurred())
-		from, to = to, from
-	}
-	id := func(node *redis.Client) string { return node.Do(ctx, "CLUSTER", "MYID").Val().(string) }
-	setSlot := func(node *redis.Client, args ...any) {
-		t.Helper()
-		g.Expect(node.Do(ctx, append([]any{"CLUSTER", "SETSLOT", slot}, args...)...).Err()).To(Succeed())
-	}
-	host, port, err := net.SplitHostPort(to.Options().Addr)
-	g.Expect(err).NotTo(HaveOccurred())
-	move := func(key string) {
-		t.Helper()
-		g.Expect(from.Migrate(ctx, host, port, key, 0, 10*time.Second).Val()).To(Equal("OK"))
-	}
-
-	setSlot(to, "IMPORTING", id(from))
-	setSlot(from, "MIGRATING", id(to))
+	m.begin()
 	g.Expect(l.Extend(ctx, 6*time.Minute)).To(Succeed(), "while the lock is still here")
-	move(key)
+	m.move(key)
 	g.Expect(l.Extend(ctx, 7*time.Minute)).To(Succeed(), "when it has moved, and its counter has not")
 	g.Expect(l.Release(ctx)).To(Succeed())
 
@@ -382,16 +359,9 @@ func TestInterleaving16WhileASlotMigratesHoldersGoOnAndAnAcquireWaits(t *testing
 		}
 		again <- next
 	}()
-	refusals := func(node *redis.Client) (n int) {
-		_, count, _ := strings.Cut(node.Info(ctx, "errorstats").Val(), "errorstat_TRYAGAIN:count=")
-		_, _ = fmt.Sscan(count, &n)
-		return n
-	}
-	g.Eventually(func() int { return refusals(from) + refusals(to) }).Should(BeNumerically(">", 10), "more than go-redis itself bears")
-	move(fenceKey(key))
-	for _, node := range []*redis.Client{to, from} {
-		setSlot(node, "NODE", id(to))
-	}
+	g.Eventually(m.refusals).Should(BeNumerically(">", 10), "more than go-redis itself bears")
+	m.move(fenceKey(key))
+	m.end()
 	next := <-again
 	g.Expect(next).NotTo(BeNil())
 	g.Expect(next.Fence()).To(BeNumerically(">", l.Fence()))
