@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,9 +41,10 @@ func TestFairWaitersAcquireInOrderOfArrival(t *testing.T) {
 	holder := mustAcquire(t, clients[0], key, patient(), WithFair())
 	const waiters = 12
 	order := make(chan int, waiters)
+	var wg sync.WaitGroup
 	for n := range waiters {
 		c := clients[(n*n+n/3)%3]
-		go func() {
+		wg.Go(func() {
 			l, err := fairly(c)(t.Context(), WithWait())
 			if err != nil {
 				t.Error(err)
@@ -52,7 +54,7 @@ func TestFairWaitersAcquireInOrderOfArrival(t *testing.T) {
 			if err := l.Release(t.Context()); err != nil {
 				t.Error(err)
 			}
-		}()
+		})
 		g.Eventually(func() int { return waitingIn(t, clients[0]) }).Should(Equal(n + 1))
 	}
 	started := time.Now()
@@ -61,9 +63,8 @@ func TestFairWaitersAcquireInOrderOfArrival(t *testing.T) {
 		g.Eventually(order).Should(Receive(Equal(n)))
 	}
 	g.Expect(time.Since(started)).To(BeNumerically("<", waiters*promptly), "woken, not by their timers")
-	g.Eventually(func() int64 {
-		return connect(t, server.URL()).Exists(t.Context(), key, queueKey(key), placesKey(key)).Val()
-	}).Should(BeZero(), "nothing is left")
+	wg.Wait()
+	g.Expect(connect(t, server.URL()).Exists(t.Context(), key, queueKey(key), placesKey(key)).Val()).To(BeZero(), "nothing is left")
 }
 
 func TestADeadWaiterAtTheHeadDelaysTheOthersNoLongerThanItsPlace(t *testing.T) {
