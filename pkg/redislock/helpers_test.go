@@ -43,6 +43,20 @@ func within(t *testing.T) *WithT {
 	return g
 }
 
+// lasting is the time of a random history: at least so long, and on a loaded machine
+// longer, until enough has happened in it for the test to have tested anything.
+func lasting(t *testing.T, least time.Duration, enough func() bool) context.Context {
+	ctx, stop := context.WithTimeout(t.Context(), least+patience)
+	t.Cleanup(stop)
+	go func() {
+		defer stop()
+		for pause(ctx, least); ctx.Err() == nil && !enough(); {
+			pause(ctx, 20*time.Millisecond)
+		}
+	}()
+	return ctx
+}
+
 // startRedis starts a server that ends with the test.
 func startRedis(t testing.TB, args ...string) *redisserver.Server {
 	t.Helper()
@@ -65,6 +79,11 @@ func connect(t testing.TB, url string, change ...func(*redis.Options)) *redis.Cl
 // impatient has go-redis give up on a connection that does not answer, and try
 // again on another, long before a test is over.
 func impatient(o *redis.Options) {
+	o.ReadTimeout, o.WriteTimeout = 2*time.Second, 2*time.Second
+}
+
+// hasty is impatient where a request that was given up too early does no harm.
+func hasty(o *redis.Options) {
 	o.ReadTimeout, o.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
 }
 

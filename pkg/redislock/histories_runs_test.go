@@ -160,17 +160,7 @@ func TestRandomHistoriesRunNothingTwice(t *testing.T) {
 			t.Logf("seed %d", seed)
 			server := startRedis(t)
 			l := &ledger{t: t, runs: schedule(), claims: map[string][]told{}, done: map[string]uint64{}, active: map[uint64]map[string]bool{}, settled: map[uint64]bool{}, counts: map[string]int{}}
-			ctx, stop := context.WithTimeout(t.Context(), patience)
-			defer stop()
-			// It goes on until everything has happened, on a loaded machine for longer.
-			const least = 2 * time.Second
-			go func() {
-				for began := time.Now(); ctx.Err() == nil; time.Sleep(least / 20) {
-					if time.Since(began) >= least && len(l.missing()) == 0 {
-						stop()
-					}
-				}
-			}()
+			ctx := lasting(t, 2*time.Second, func() bool { return len(l.missing()) == 0 })
 			var wg sync.WaitGroup
 			for cluster := range 2 {
 				c := dial(t, server.URL())

@@ -84,16 +84,7 @@ func visits(t *testing.T, limit, atOnce int, open func(*Client, *rand.Rand) visi
 	t.Logf("seed %d", seed)
 	server := startRedis(t)
 	r := newRoom()
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	go func() {
-		defer stop()
-		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Second) {
-			if r.seen(atOnce) {
-				return
-			}
-		}
-	}()
+	ctx := lasting(t, time.Second, func() bool { return r.seen(atOnce) })
 	var wg sync.WaitGroup
 	for process := range 4 {
 		random := rand.New(rand.NewPCG(seed, uint64(process)))
@@ -139,7 +130,7 @@ func comeAndGo(ctx context.Context, t *testing.T, url string, random *rand.Rand,
 		t.Error(err)
 		return
 	}
-	impatient(options)
+	hasty(options)
 	rdb := redis.NewClient(options)
 	defer func() { _ = rdb.Close() }()
 	c, err := New(rdb)

@@ -232,15 +232,8 @@ const enough = 10
 
 // run makes a history that takes so long, and longer where it holds too little.
 func (w *world) run(t *testing.T, least time.Duration, seed uint64) {
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
+	ctx := lasting(t, least, func() bool { return w.h.granted() >= enough })
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer stop()
-		for pause(ctx, least); w.h.granted() < enough && time.Since(w.h.began) < least+patience; {
-			pause(ctx, 20*time.Millisecond)
-		}
-	})
 	for process := range 3 {
 		p := proxy.Start(t, w.server.URL())
 		random := rand.New(rand.NewPCG(seed, uint64(process)))
@@ -272,7 +265,7 @@ func (w *world) live(ctx context.Context, t *testing.T, p *proxy.Proxy, process 
 		t.Error(err)
 		return
 	}
-	impatient(options)
+	hasty(options)
 	rdb := redis.NewClient(options)
 	defer func() { _ = rdb.Close() }()
 	lock, err := w.open(rdb)
