@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs all tests. The specs with whole clusters take as long as everything else and wait
-# more than they work, so they run beside it, in two processes with clusters of their
+# more than they work, so they run beside it, in three processes with clusters of their
 # own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,7 +18,7 @@ fi
 
 specs=./test/e2e
 log=$(mktemp)
-"$go" tool -modfile=go.tools.mod ginkgo run -race --procs=2 --timeout=30m --no-color "$specs" >"$log" 2>&1 &
+"$go" tool -modfile=go.tools.mod ginkgo run -race --procs=3 --timeout=30m --no-color "$specs" >"$log" 2>&1 &
 running=$!
 finish() {
 	kill "$running" 2>/dev/null || true
@@ -34,6 +34,6 @@ specs=$("$go" list "$specs")
 "$go" list ./... | grep -vxF "$specs" | xargs "$go" test -race -timeout=30m || rc=1
 GO="$go" hack/test-interop.sh || rc=1
 wait "$running" || rc=1
-printf '\n%s, in two processes:\n' "$specs"
+printf '\n%s, in three processes:\n' "$specs"
 cat "$log"
 exit "$rc"

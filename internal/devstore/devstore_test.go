@@ -57,7 +57,7 @@ func TestALockIsKeptRenewedAndGivenBack(t *testing.T) {
 	g := NewWithT(t)
 	url := start(t)
 	holder, other := dial(t, url), dial(t, url)
-	lease := 500 * time.Millisecond
+	lease := 2 * time.Second
 	lock, err := holder.Acquire(t.Context(), key, redislock.WithLease(lease))
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(lock.Fence()).NotTo(BeZero())

@@ -294,7 +294,7 @@ func TestOutsideABubbleTimeIsReal(t *testing.T) {
 	t.Parallel()
 	server := redislocktest.New(t)
 	holder := server.Client()
-	l := acquire(t, holder, redislock.WithLease(300*time.Millisecond), redislock.WithoutRenewal())
+	l := acquire(t, holder, redislock.WithLease(2*time.Second), redislock.WithoutRenewal())
 	rdb := redisserver.Connect(t, server.URL())
 	if v := rdb.Get(t.Context(), key).Val(); v != l.Token() {
 		t.Errorf("by its URL there is %q at the key", v)
