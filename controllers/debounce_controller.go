@@ -117,7 +117,7 @@ func (r *DebounceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 		r.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
-	m := r.remember(req.NamespacedName, d.UID)
+	m := r.remember(req.NamespacedName, d)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.version != "" && m.version != d.ResourceVersion {
@@ -141,8 +141,10 @@ func (r *DebounceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 	if store := r.Stores.Get(debounceStore(d)); store != nil {
 		v.store = new(store.State())
 	}
+	// Before the status says that the run has ended, for after that nobody looks again.
+	kept := r.dropOldJobs(ctx, d, v.observation.State.LastRun, m)
 	again, err := r.write(ctx, v, m)
-	return ctrl.Result{RequeueAfter: again}, errors.Join(failed, err)
+	return ctrl.Result{RequeueAfter: again}, errors.Join(failed, kept, err)
 }
 
 // debounceMemory is what this process remembers of a Debounce.
@@ -157,18 +159,23 @@ type debounceMemory struct {
 	// triggers are as they were when a call was recorded for them last, so that a status
 	// which could not be written costs no second call.
 	triggers triggerState
+	// dropped is the generation after whose end old Jobs were deleted last.
+	dropped uint64
 }
 
-func (r *DebounceReconciler) remember(object types.NamespacedName, uid types.UID) *debounceMemory {
+func (r *DebounceReconciler) remember(object types.NamespacedName, d *v1alpha1.Debounce) *debounceMemory {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.memory == nil {
 		r.memory = map[types.NamespacedName]*debounceMemory{}
 	}
-	if m := r.memory[object]; m != nil && m.uid == uid {
+	if m := r.memory[object]; m != nil && m.uid == d.UID {
 		return m
 	}
-	m := &debounceMemory{uid: uid}
+	m := &debounceMemory{uid: d.UID}
+	if last := d.Status.LastRun; last != nil && last.Outcome != "" {
+		m.dropped = uint64(last.Generation)
+	}
 	r.memory[object] = m
 	return m
 }

@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -55,9 +53,7 @@ func (r *DebounceReconciler) runJob(ctx context.Context, d *v1alpha1.Debounce, a
 	if err != nil {
 		return "", err
 	}
-	if err := r.dropOldJobs(ctx, d, a); err != nil {
-		ctrl.LoggerFrom(ctx).Info("Deleting old Jobs; the next run does", "debounce", d.Name, "error", err.Error())
-	}
+	fault.Point("debounce.ended")
 	if ended.Type == batchv1.JobFailed {
 		return "", fmt.Errorf("job %s failed: %s: %s", job.Name, ended.Reason, ended.Message)
 	}
@@ -203,34 +199,6 @@ func endOf(job *batchv1.Job) *batchv1.JobCondition {
 		}
 	}
 	return nil
-}
-
-// dropOldJobs deletes the Jobs beyond the history limits.
-func (r *DebounceReconciler) dropOldJobs(ctx context.Context, d *v1alpha1.Debounce, a *v1alpha1.JobAction) error {
-	var list batchv1.JobList
-	if err := r.Live.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingLabels{v1alpha1.DebounceLabel: d.Name}); err != nil {
-		return err
-	}
-	byEnd := map[batchv1.JobConditionType][]*batchv1.Job{}
-	for i := range list.Items {
-		job := &list.Items[i]
-		if c := endOf(job); c != nil && metav1.IsControlledBy(job, d) {
-			byEnd[c.Type] = append(byEnd[c.Type], job)
-		}
-	}
-	var errs []error
-	for end, limit := range map[batchv1.JobConditionType]int32{
-		batchv1.JobComplete: ptr.Deref(a.SuccessfulJobsHistoryLimit, v1alpha1.DefaultSuccessfulJobsHistoryLimit),
-		batchv1.JobFailed:   ptr.Deref(a.FailedJobsHistoryLimit, v1alpha1.DefaultFailedJobsHistoryLimit),
-	} {
-		jobs := byEnd[end]
-		slices.SortFunc(jobs, func(a, b *batchv1.Job) int { return -cmp.Compare(generationOf(a), generationOf(b)) })
-		for _, job := range jobs[min(len(jobs), int(limit)):] {
-			err := r.Live.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground), client.Preconditions{UID: &job.UID})
-			errs = append(errs, client.IgnoreNotFound(err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func generationOf(job *batchv1.Job) uint64 {

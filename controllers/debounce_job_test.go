@@ -148,9 +148,22 @@ func TestOldJobsAreDeletedBeyondTheLimits(t *testing.T) {
 		}
 		return names
 	}
-	g.Expect(r.dropOldJobs(t.Context(), d, &v1alpha1.JobAction{SuccessfulJobsHistoryLimit: new(int32(2))})).To(Succeed())
+	drop := func(ended uint64, m *debounceMemory, a v1alpha1.JobAction) {
+		t.Helper()
+		d := d.DeepCopy()
+		d.Spec.Action.Job = &a
+		g.Expect(r.dropOldJobs(t.Context(), d, &redislock.EndedDebounce{Generation: ended}, m)).To(Succeed())
+	}
+	none := v1alpha1.JobAction{SuccessfulJobsHistoryLimit: new(int32(0)), FailedJobsHistoryLimit: new(int32(0))}
+	drop(10, &debounceMemory{}, v1alpha1.JobAction{SuccessfulJobsHistoryLimit: new(int32(2))})
 	g.Expect(left()).To(ConsistOf("10", "9", "7", "1", "2", "3"))
-	g.Expect(r.dropOldJobs(t.Context(), d, &v1alpha1.JobAction{SuccessfulJobsHistoryLimit: new(int32(0)), FailedJobsHistoryLimit: new(int32(0))})).To(Succeed())
+	drop(10, &debounceMemory{dropped: 10}, none)
+	g.Expect(left()).To(HaveLen(6), "that was done before")
+	m := &debounceMemory{}
+	drop(9, m, none)
+	g.Expect(left()).To(ConsistOf("10", "1", "2", "3"), "that 10 has ended is not recorded yet")
+	g.Expect(m.dropped).To(BeEquivalentTo(9))
+	drop(10, m, none)
 	g.Expect(left()).To(ConsistOf("1", "2", "3"))
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -11,13 +12,14 @@ import (
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/internal/fault"
 	"github.com/redislock-operator/redislock-operator/pkg/redislock"
+	"github.com/redislock-operator/redislock-operator/test/cluster"
 )
 
 var _ = Describe("A Debounce whose manager was killed", func() {
 	// killed has a manager in blue die at a point of a run.
-	killed := func(ctx context.Context, point string) (*stand, *v1alpha1.Debounce, uint64) {
+	killed := func(ctx context.Context, point string, change ...func(*v1alpha1.DebounceSpec)) (*stand, *v1alpha1.Debounce, uint64) {
 		st := newStand(ctx)
-		d := st.debounce("crash", aJob(), withWait(100*time.Millisecond))
+		d := st.debounce("crash", aJob(), append(change, withWait(100*time.Millisecond))...)
 		m := st.faulty(blue, fault.At, point)
 		Expect(m.Start()).To(Succeed())
 		createDebounce(ctx, d, blue)
@@ -44,6 +46,21 @@ var _ = Describe("A Debounce whose manager was killed", func() {
 		Entry("before there was a Job", "debounce.claimed", 0, SpecTimeout(3*time.Minute)),
 		Entry("when there was a Job", "debounce.created", 1, SpecTimeout(3*time.Minute)),
 	)
+
+	It("makes no second Job where the first has ended and none is kept", func(ctx context.Context) {
+		st, d, generation := killed(ctx, "debounce.ended", func(spec *v1alpha1.DebounceSpec) {
+			spec.Action.Job.SuccessfulJobsHistoryLimit = new(int32(0))
+		})
+		job := jobOfRun(ctx, Default, d, generation)
+		blue.forgetLeader(ctx)
+		st.run(blue)
+		Expect(st.eventuallyRan(ctx, d, generation).Outcome).To(Equal(redislock.DebounceSucceeded))
+		Eventually(func(g Gomega) { g.Expect(jobsOf(ctx, g, d, blue)).To(BeEmpty()) }).WithContext(ctx).Should(Succeed())
+		made := auditOf(blue, func(e cluster.AuditEvent) bool {
+			return e.Verb == "create" && e.Resource == "jobs" && e.Namespace == st.namespace && e.Code == http.StatusCreated
+		})
+		Expect(made).To(HaveLen(1), "%s was made again", job.Name)
+	}, SpecTimeout(3*time.Minute))
 
 	It("is run by another cluster after the lease of the claim", func(ctx context.Context) {
 		st, d, generation := killed(ctx, "debounce.claimed")
