@@ -126,33 +126,38 @@ func jobName(debounce string, generation uint64) string {
 	return strings.TrimRight(debounce[:min(len(debounce), 63-len(suffix))], "-.") + suffix
 }
 
-// awaitJob returns how a Job ended.
+// awaitJob returns how a Job ended. One that went with its Debounce has not: whoever has
+// the Debounce runs it again.
 func (r *DebounceReconciler) awaitJob(ctx context.Context, key client.ObjectKey, d *v1alpha1.Debounce) (batchv1.JobCondition, error) {
-	gone := batchv1.JobCondition{Type: batchv1.JobFailed, Reason: "Deleted", Message: "it was deleted before it ended"}
 	for {
 		job := &batchv1.Job{}
 		err := r.Live.Get(ctx, key, job)
 		switch {
-		case apierrors.IsNotFound(err):
-			return gone, nil
 		case err == nil && !metav1.IsControlledBy(job, d):
-			return gone, nil
+			err = apierrors.NewNotFound(batchv1.Resource("jobs"), job.Name)
 		case err == nil:
-			if c := endOf(job); c != nil {
-				return *c, nil
+			ended := endOf(job)
+			if ended == nil {
+				ended, err = r.watchJob(ctx, job)
 			}
-			ended, err := r.watchJob(ctx, job)
 			if ended != nil {
 				return *ended, nil
 			}
-			if apierrors.IsNotFound(err) {
-				return gone, nil
-			}
+		}
+		if apierrors.IsNotFound(err) && r.stands(ctx, d) {
+			return batchv1.JobCondition{Type: batchv1.JobFailed, Reason: "Deleted", Message: "it was deleted before it ended"}, nil
 		}
 		if err := sleep(ctx, rewatch); err != nil {
 			return batchv1.JobCondition{}, err
 		}
 	}
+}
+
+// stands says that a Debounce is there for certain, and stays.
+func (r *DebounceReconciler) stands(ctx context.Context, d *v1alpha1.Debounce) bool {
+	there := &v1alpha1.Debounce{}
+	err := r.Live.Get(ctx, client.ObjectKeyFromObject(d), there)
+	return err == nil && there.UID == d.UID && there.DeletionTimestamp.IsZero()
 }
 
 // watchJob returns how a Job ended, or nil where the watch ended first.

@@ -250,6 +250,43 @@ func TestARunEndsWithItsJob(t *testing.T) {
 	}
 }
 
+// The garbage collector may be faster than this controller's cache.
+func TestAJobThatGoesWithItsDebounceHasNotFailed(t *testing.T) {
+	t.Parallel()
+	for name, again := range map[string]bool{"deleted": false, "made again": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := NewWithT(t)
+			looks := make(chan struct{}, 100)
+			r, namespace := newActing(t, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+				if _, ok := o.(*v1alpha1.Debounce); ok {
+					looks <- struct{}{}
+				}
+				return c.Get(ctx, key, o, opts...)
+			}})
+			d := newDebounce(t, r, namespace, "rebuild")
+			job, err := r.jobOf(d, aTemplate(), redislock.DebounceRun{Generation: 7})
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(r.Delete(t.Context(), d)).To(Succeed())
+			if again {
+				newDebounce(t, r, namespace, d.Name)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			result := make(chan error, 1)
+			go func() {
+				_, err := r.awaitJob(ctx, client.ObjectKeyFromObject(job), d)
+				result <- err
+			}()
+			for range 2 {
+				g.Eventually(looks).WithTimeout(within).Should(Receive())
+			}
+			cancel()
+			g.Eventually(result).WithTimeout(within).Should(Receive(MatchError(context.Canceled)))
+		})
+	}
+}
+
 func TestARestartIsDoneOncePerGeneration(t *testing.T) {
 	t.Parallel()
 	labels := map[string]string{"app": "shop"}
