@@ -31,6 +31,12 @@ var _ = Describe("make deploy", func() {
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(c.Stop)
 		red := newSite("red", c)
+		DeferCleanup(func(ctx context.Context) {
+			if CurrentSpecReport().Failed() {
+				logs, _ := c.Kubectl(ctx, "-n", operator.Namespace, "logs", "-l", "control-plane=controller-manager", "--tail=100", "--prefix")
+				GinkgoWriter.Println(logs)
+			}
+		})
 		redis := redisserver.Start(GinkgoTB(), redisserver.Options{Password: secret, Args: []string{"--bind", "0.0.0.0", "--protected-mode", "no"}})
 
 		By("building the image and deploying it as the README says")
@@ -89,8 +95,8 @@ var _ = Describe("make deploy", func() {
 			g.Expect(body).To(ContainSubstring("go_goroutines"))
 		}).WithContext(ctx).Should(Succeed())
 
-		By("rolling the Deployment: the lock stays, with its fencing token")
-		kubectl(ctx, c, "-n", operator.Namespace, "rollout", "restart", "deployment/redislock-controller-manager")
+		By("rolling the Deployment, to give it a certificate: the lock stays, with its fencing token")
+		authority := certify(ctx, red)
 		kubectl(ctx, c, "-n", operator.Namespace, "rollout", "status", "deployment/redislock-controller-manager", "--timeout=150s")
 		Eventually(func(g Gomega) {
 			after, err := red.show(ctx, lock)
@@ -111,6 +117,9 @@ var _ = Describe("make deploy", func() {
 			g.Expect(job.Annotations).To(HaveKey(v1alpha1.RunAnnotation))
 			g.Expect(job.Finalizers).To(BeEmpty())
 		})
+
+		By("calling a Debounce from a pod")
+		callFromAPod(ctx, red, authority, image)
 
 		By("removing it in the documented order, with nothing left hanging")
 		undeploy := exec.CommandContext(ctx, "make", "-C", root, "undeploy",
