@@ -3,10 +3,8 @@ package controllers
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,54 +19,35 @@ import (
 	"github.com/redislock-operator/redislock-operator/api/v1alpha1"
 	"github.com/redislock-operator/redislock-operator/test/cluster"
 	"github.com/redislock-operator/redislock-operator/test/operator"
+	"github.com/redislock-operator/redislock-operator/test/poll"
 )
 
 // within is for a busy machine.
 const within = time.Minute
 
-var (
-	startMu sync.Mutex
-	started *cluster.Cluster
-)
-
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		code := m.Run()
-		startMu.Lock()
-		defer startMu.Unlock()
-		if started == nil {
-			return code
+// shared is the API server of all tests, which has the CRDs as config/ has them.
+var shared = cluster.Shared{
+	Options: cluster.Options{Name: "controllers", Bare: true, Log: os.Stderr},
+	Prepare: func(ctx context.Context, c *cluster.Cluster) error {
+		if _, err := c.Kubectl(ctx, "apply", "--server-side", "-f", filepath.Join("..", "config", "crd", "bases")); err != nil {
+			return err
 		}
-		if err := started.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, "stopping the cluster:", err)
-			return 1
+		kube, err := operator.NewClient(c.RESTConfig())
+		if err != nil {
+			return err
 		}
-		return code
-	}())
+		return poll.Until(ctx, within, 100*time.Millisecond, func() error {
+			return errors.Join(kube.List(ctx, &v1alpha1.RedisLockList{}), kube.List(ctx, &v1alpha1.DebounceList{}))
+		})
+	},
 }
 
-// apiServer is how to reach that of all tests, which has the CRDs as config/ has them.
-// It starts with the first test that needs it, for most need none.
+func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+
+// apiServer is how to reach that of all tests.
 func apiServer(t *testing.T) *rest.Config {
 	t.Helper()
-	startMu.Lock()
-	defer startMu.Unlock()
-	if started == nil {
-		g := NewWithT(t)
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-		defer cancel()
-		c, err := cluster.Start(ctx, cluster.Options{Name: "controllers", Bare: true, Log: os.Stderr})
-		g.Expect(err).NotTo(HaveOccurred())
-		started = c
-		_, err = c.Kubectl(ctx, "apply", "--server-side", "-f", filepath.Join("..", "config", "crd", "bases"))
-		g.Expect(err).NotTo(HaveOccurred())
-		kube, err := operator.NewClient(c.RESTConfig())
-		g.Expect(err).NotTo(HaveOccurred())
-		g.Eventually(func() error {
-			return errors.Join(kube.List(ctx, &v1alpha1.RedisLockList{}), kube.List(ctx, &v1alpha1.DebounceList{}))
-		}).WithTimeout(within).Should(Succeed())
-	}
-	config := started.RESTConfig()
+	config := shared.Get(t).RESTConfig()
 	config.QPS = -1
 	return config
 }

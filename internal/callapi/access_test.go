@@ -215,7 +215,7 @@ func TestManyCallsAskTheAPIServerOnce(t *testing.T) {
 func signToken(t *testing.T, account *corev1.ServiceAccount, expires time.Time) string {
 	t.Helper()
 	g := NewWithT(t)
-	data, err := os.ReadFile(filepath.Join(kube(t).Dir(), "pki", "sa.key"))
+	data, err := os.ReadFile(filepath.Join(shared.Get(t).Dir(), "pki", "sa.key"))
 	g.Expect(err).NotTo(HaveOccurred())
 	block, _ := pem.Decode(data)
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)

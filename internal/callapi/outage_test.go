@@ -18,8 +18,8 @@ func TestNobodyGetsThroughWhileTheAPIServerHangs(t *testing.T) {
 	known := newKnown(t, s)
 	second := newToken(t, known.namespace, "caller", DefaultAudience)
 
-	g.Expect(kube(t).APIServer.Pause(t.Context())).To(Succeed())
-	t.Cleanup(func() { NewWithT(t).Expect(kube(t).APIServer.Resume()).To(Succeed()) })
+	g.Expect(shared.Get(t).APIServer.Pause(t.Context())).To(Succeed())
+	t.Cleanup(func() { NewWithT(t).Expect(shared.Get(t).APIServer.Resume()).To(Succeed()) })
 	a := s.post(t, known.namespace, "settings", second)
 	g.Expect(a.Code).To(Equal(http.StatusServiceUnavailable), a.Raw)
 	g.Expect(a.Reason).To(Equal(reasonAPIUnavailable))
@@ -30,7 +30,7 @@ func TestNobodyGetsThroughWhileTheAPIServerHangs(t *testing.T) {
 	g.Expect(s.post(t, known.namespace, "settings", known.token).Code).To(Equal(http.StatusServiceUnavailable))
 	g.Expect(s.calls.got()).To(HaveLen(2))
 
-	g.Expect(kube(t).APIServer.Resume()).To(Succeed())
+	g.Expect(shared.Get(t).APIServer.Resume()).To(Succeed())
 	g.Eventually(func() int { return s.post(t, known.namespace, "settings", second).Code }).WithTimeout(patience).Should(Equal(http.StatusAccepted))
 }
 
@@ -52,7 +52,7 @@ func TestAnOperatorThatMayAskNothingLetsNobodyThrough(t *testing.T) {
 	g := NewWithT(t)
 	namespace, token := newCaller(t)
 	s := serve(t, func(set *settings) {
-		admin := kube(t).RESTConfig()
+		admin := shared.Get(t).RESTConfig()
 		set.config = rest.AnonymousClientConfig(admin)
 		set.config.BearerToken = newToken(t, namespace, "caller")
 	})

@@ -178,7 +178,7 @@ func TestReplicasThatDoNotLeadServeCalls(t *testing.T) {
 		g.Expect(err).NotTo(HaveOccurred())
 		t.Cleanup(reserved[i].Release)
 	}
-	mgr, err := ctrl.NewManager(kube(t).RESTConfig(), manager.Options{
+	mgr, err := ctrl.NewManager(shared.Get(t).RESTConfig(), manager.Options{
 		Logger: testr.New(t), Metrics: metricsserver.Options{BindAddress: "0"}, HealthProbeBindAddress: reserved[1].Addr(),
 		LeaderElection: true, LeaderElectionID: lease.Name, LeaderElectionNamespace: namespace,
 	})

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -31,48 +30,14 @@ import (
 // patience is for a busy machine.
 const patience = time.Minute
 
-var (
-	startMu sync.Mutex
-	started *cluster.Cluster
-)
+// shared is the cluster of all tests; the workers of a fuzz test need none.
+var shared = cluster.Shared{Options: cluster.Options{Name: "calls", Bare: true, Log: os.Stderr}}
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		code := m.Run()
-		startMu.Lock()
-		defer startMu.Unlock()
-		if started == nil {
-			return code
-		}
-		if err := started.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, "stopping the cluster:", err)
-			return 1
-		}
-		return code
-	}())
-}
-
-// kube is the cluster of all tests. It starts with the first that needs it, for the
-// workers of a fuzz test need none.
-func kube(t *testing.T) *cluster.Cluster {
-	t.Helper()
-	startMu.Lock()
-	defer startMu.Unlock()
-	if started == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-		defer cancel()
-		c, err := cluster.Start(ctx, cluster.Options{Name: "calls", Bare: true, Log: os.Stderr})
-		if err != nil {
-			t.Fatal(err)
-		}
-		started = c
-	}
-	return started
-}
+func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
 
 func admin(t *testing.T) kubernetes.Interface {
 	t.Helper()
-	clientset, err := kubernetes.NewForConfig(kube(t).RESTConfig())
+	clientset, err := kubernetes.NewForConfig(shared.Get(t).RESTConfig())
 	NewWithT(t).Expect(err).NotTo(HaveOccurred())
 	return clientset
 }
@@ -213,7 +178,7 @@ func serve(t *testing.T, change ...func(*settings)) *stand {
 		f(&set)
 	}
 	if set.config == nil {
-		set.config = kube(t).RESTConfig()
+		set.config = shared.Get(t).RESTConfig()
 	}
 	s := &stand{clock: clocktesting.NewFakePassiveClock(time.Now()), calls: set.calls, reviews: &counter{}, client: newClient(t, true), ended: make(chan error, 1)}
 	set.config.Wrap(s.reviews.wrap)
